@@ -7,4 +7,8 @@ export default defineConfig({
   target: "es2022",
   dts: true,
   sourcemap: false,
+  // Else the bundler's own helpers, which both entries want, would be exports of the first one.
+  outputOptions: {
+    codeSplitting: { groups: [{ name: "runtime", test: /rolldown\/runtime/ }] },
+  },
 });

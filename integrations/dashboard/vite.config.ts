@@ -10,6 +10,8 @@ export default defineConfig({
     // 'self' covers no data: URLs.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
+    // The licences of the packages in the script: each copy of them must bring its own along.
+    license: { fileName: "licenses.md" },
   },
   test: {
     include: ["tests/**/*.test.ts", "bench/*.run.ts"],

@@ -21,7 +21,7 @@ from power_billing.commands_decide import print_differences
 from power_billing.errors import BillingError
 from power_billing.hours import iso
 from power_billing.json_values import preview_json, report_json, status_json
-from power_billing.links import Link, links_of
+from power_billing.links import Link, has_links
 from power_billing.sinks import CsvSink, UsageSink
 from power_billing.sources import Devices
 from power_billing.tables import Place, tables
@@ -78,8 +78,8 @@ def _report(options: argparse.Namespace) -> int:
     if options.quiet and options.json:
         options.usage_error("--quiet is for text: leave out --quiet or --json")
     with opened(options) as (pm, place):
+        _refuse_unlinked(place)
         if options.dry_run:
-            _refuse_unlinked(place)
             entries = Run(pm, place).preview(
                 until=options.until, retry_refused=options.retry_refused
             )
@@ -116,7 +116,6 @@ def run_report(
     """Report to the sink, and print what came of it; return the exit code."""
     if metrics_file is not None:  # first: a missing package is said before anything is sent
         from power_billing.metrics import write_metrics
-    _refuse_unlinked(place)
     told_count = _tell_due(pm, place, sink)
     if told_count is not None and not is_json and (told_count or not is_quiet):
         print(f"{told_count} devices told to shut down")
@@ -145,7 +144,7 @@ def run_report(
 
 def _refuse_unlinked(place: Place) -> None:
     """Raise BillingError for a ledger without links: a mistyped --ledger must not look like one."""
-    if not links_of(place):
+    if not has_links(place):
         raise BillingError(
             f"{place.db_path}: no device is linked to a customer: power-billing link does that, "
             "and --ledger names another ledger"

@@ -12,7 +12,7 @@ from typing import Any
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso, next_hour, oldest_billable, seconds_of
 from power_billing.sources import Devices
-from power_billing.tables import Place, tables
+from power_billing.tables import LedgerFile, Place, has_tables, tables
 from power_manager import InvalidValue, MeterType, PowerEventType, check_text
 
 TYPES = tuple(kind.value for kind in MeterType)
@@ -174,6 +174,14 @@ def links_of(place: Place) -> list[Link]:
     """Every link, present and past, oldest first; place: a PowerManager, or a LedgerFile."""
     with tables(place) as conn:
         return _select(conn, _ALL_LINKS)
+
+
+def has_links(place: Place) -> bool:
+    """Whether any device was ever linked; it makes neither tables nor a ledger's own file."""
+    if isinstance(place, LedgerFile) and not place.db_path.exists():
+        return False
+    with place.connection() as conn:
+        return has_tables(conn) and bool(_select(conn, _ALL_LINKS))
 
 
 def links_to(place: Place, customer: str) -> list[Link]:

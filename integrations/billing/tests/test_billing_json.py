@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 from loopback import Loopback
+from power_billing.cli import main
 from power_billing.hours import iso
+from power_billing.links import has_links
 from power_billing.outbox import State, revise
-from power_billing.tables import tables
+from power_billing.tables import has_tables, tables
 from shop import ALICE, BOB, PRICED, Shop, at_stripe
 from tariffs import BY_TURNS
 
@@ -464,6 +466,17 @@ def test_a_ledger_without_links_is_no_success(
         f"power-billing: {typo}: no device is linked to a customer: power-billing link does that, "
         "and --ledger names another ledger\n"
     )
+    assert not typo.exists()
+
+
+def test_a_dry_run_without_links_makes_no_tables(tmp_path: Path) -> None:
+    """In a database that has never been billed: nothing in it changes."""
+    path = tmp_path / "power.db"
+    with PowerManager(path) as pm:
+        assert not has_links(pm)
+        assert main(["--db", str(path), "report", "--dry-run", "--json"]) == 1
+        with pm.connection() as conn:
+            assert not has_tables(conn)
 
 
 @pytest.mark.slow

@@ -332,8 +332,9 @@ export class PowerClient {
   }
 
   /**
-   * Delete a meter's readings from `since` on and before `until`, and return their number. Needs
-   * the scope admin.
+   * Delete a meter's readings from `since` on and before `until`, and return their number. Without
+   * `until`, all from `since` on. `since` has no default, so that a value left out by mistake
+   * deletes nothing; `new Date(0)` means all readings. Needs the scope admin, and cannot be undone.
    */
   async deleteReadings(
     meterId: string,

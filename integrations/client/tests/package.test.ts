@@ -255,6 +255,23 @@ describe("the package", () => {
     expect(printed).toBe("function,function,function,function\nok\n");
   });
 
+  test("has the same names as an ES module and as CommonJS", async () => {
+    const program = `
+      import { createRequire } from "node:module";
+      const require = createRequire(import.meta.url);
+      for (const entry of ["", "/react", "/stripe"]) {
+        const name = "@blackroad/power-client" + entry;
+        const names = [Object.keys(await import(name)), Object.keys(require(name))];
+        console.log(names.map((one) => one.filter((key) => key !== "default").sort().join()).join(" "));
+      }`;
+    writeFileSync(join(project, "names.mjs"), program);
+    for (const line of (await run("names.mjs", {})).trim().split("\n")) {
+      const [imported, required] = line.split(" ");
+      expect(imported).toBe(required);
+      expect(imported).not.toContain("_");
+    }
+  });
+
   test("says of its hooks, and of them only, that they are for the browser: server components ask for that", () => {
     const says = ["index", "react", "stripe"].flatMap((entry) =>
       ["js", "cjs"].map((kind) => {

@@ -5,7 +5,6 @@
 
 import { type ChildProcess, execFileSync, type SpawnOptions, spawn } from "node:child_process";
 import { mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { WebSocket } from "ws";
@@ -36,17 +35,6 @@ export async function eventually<T>(
   }
 }
 
-/** A port that nobody listens at. */
-export function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer().on("error", reject);
-    probe.listen(0, "127.0.0.1", () => {
-      const { port } = probe.address() as { port: number };
-      probe.close(() => resolve(port));
-    });
-  });
-}
-
 /** Run Python with the library and the service at hand; returns what it prints. */
 export function python(args: string[]): string {
   return execFileSync(PYTHON, args, {
@@ -71,6 +59,7 @@ export class Service {
   readonly db = join(this.directory, "power.db");
   #process: ChildProcess | undefined;
   readonly #options: string[];
+  /** 0 until it has started: the system gives it one, which it keeps when it starts again. */
   port = 0;
 
   constructor(...options: string[]) {
@@ -79,7 +68,6 @@ export class Service {
 
   /** Start it, at the port it had before, and wait until it listens. */
   async start(): Promise<this> {
-    this.port ||= await freePort();
     const path = join(this.directory, "service.log");
     const log = openSync(path, "a");
     const begin = readFileSync(path, "utf8").length;
@@ -99,7 +87,9 @@ export class Service {
     await eventually(() => {
       const text = readFileSync(path, "utf8").slice(begin);
       if (started.exitCode !== null) throw new Error(`the service ended: ${text}`);
-      return text.includes("listening at");
+      const listening = /listening at http:\S+:(\d+)\n/.exec(text);
+      if (listening) this.port = Number(listening[1]);
+      return listening !== null;
     });
     return this;
   }

@@ -7,9 +7,9 @@ import { errorText } from "./ui/states";
 import { pageTitle } from "./ui/title";
 
 interface SignInProps {
-  /** Why the page asks, where it had a session before. */
+  /** Why the page asks again after a session; null at the first time. */
   readonly reason: string | null;
-  /** What makes a token, on the service's machine; null: the service does not say. */
+  /** The command that makes a token on the service's machine; null if the service does not say. */
   readonly command: string | null;
   readonly onSignedIn: (session: Session) => void;
 }

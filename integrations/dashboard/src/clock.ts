@@ -7,17 +7,18 @@
 
 import { useSyncExternalStore } from "react";
 
-const NEAR_MS = 5_000; // an answer takes a while, and tells whole seconds: below that the clocks are taken for the same
+// Answers take a while, and their times are whole seconds: a smaller difference counts as none.
+const NEAR_MS = 5_000;
 
 const listeners = new Set<() => void>();
 let timer: ReturnType<typeof setInterval> | undefined;
-let ahead = 0; // milliseconds by which the service's clock is before this one
+let ahead = 0; // milliseconds that the service's clock is ahead of this one
 let now = Date.now();
 
 /** Milliseconds since the epoch by the service's clock. */
 export const present = (): number => Date.now() + ahead;
 
-/** As `fetch`, and learns the service's time from its answer. */
+/** Like `fetch`; also learns the service's time from the answer. */
 export async function fetchWithTime(...request: Parameters<typeof fetch>): Promise<Response> {
   const answer = await fetch(...request);
   const difference = Date.parse(answer.headers.get("date") ?? "") - Date.now();

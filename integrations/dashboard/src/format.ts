@@ -8,7 +8,7 @@
 export const UNKNOWN = "–";
 const LOCALE = "en-GB";
 
-// Making one takes longer than using it a thousand times.
+// Making a formatter takes longer than a thousand uses of it.
 const FORMATS = [0, 1, 2].map(
   (digits) =>
     new Intl.NumberFormat(LOCALE, { minimumFractionDigits: digits, maximumFractionDigits: digits }),
@@ -25,7 +25,7 @@ function known(value: Maybe): value is number {
   return typeof value === "number" && Number.isFinite(value);
 }
 
-/** What a figure is in; the prefixes for long ones come by themselves. */
+/** The unit of a figure; large figures get a prefix such as k by themselves. */
 export type Unit = "W" | "Wh" | "V" | "A" | "%";
 
 const PREFIXES = [
@@ -97,11 +97,11 @@ export function hours(value: Maybe): string {
   return whole % 24 ? `${Math.floor(whole / 24)} d ${whole % 24} h` : `${whole / 24} d`;
 }
 
-export const AHEAD_MS = 60_000; // a device's clock may be that far ahead without a word
+export const AHEAD_MS = 60_000; // up to that far ahead, the page does not mention a device's clock
 
 /**
- * How long ago, from milliseconds: now, 12 s ago, 4 min ago, 3 h ago, 12 d ago, 6 y ago; of a clock
- * that is ahead, 3 h ahead.
+ * How long ago, from milliseconds: now, 12 s ago, 4 min ago, 3 h ago, 12 d ago, 6 y ago; for a
+ * moment in the future, 3 h ahead.
  */
 export function age(milliseconds: number): string {
   const seconds = Math.floor(Math.abs(milliseconds) / 1000);
@@ -119,8 +119,8 @@ export function span(seconds: number): string {
 }
 
 /**
- * A name to stand amid other text: whichever way its script runs, the figures beside it keep their
- * order.
+ * A name for use inside other text. It may be in a script that runs from right to left: the figures
+ * beside it keep their order.
  */
 export const apart = (name: string): string => `\u2068${name}\u2069`;
 
@@ -169,7 +169,7 @@ export const longDay = (milliseconds: number): string => LONG_DAY.format(millise
 /** A local day and minute: 23 Nov, 18:05. */
 export const minute = (milliseconds: number): string => MINUTE.format(milliseconds);
 
-/** A local day as a date field has it: 2026-11-23. */
+/** A local day as the value of a date field: 2026-11-23. */
 export function isoDay(milliseconds: number): string {
   const day = new Date(milliseconds);
   const two = (value: number) => String(value).padStart(2, "0");
@@ -207,7 +207,7 @@ export function zone(milliseconds: number): string {
   return ZONE.formatToParts(milliseconds).find((part) => part.type === "timeZoneName")?.value ?? "";
 }
 
-/** Where the zone is, in brackets: (Europe/Berlin); nothing where its name says as much. */
+/** The place of the zone in brackets: (Europe/Berlin); nothing if the name of the zone has it. */
 export function place(milliseconds: number): string {
   return !PLACE || PLACE === zone(milliseconds) ? "" : `(${PLACE})`;
 }

@@ -1,6 +1,6 @@
 /**
- * Which view is shown: the part of the address after #. A reload stays where it was, and the
- * service serves one page.
+ * Which view is shown: the part of the address after #. So a reload keeps the view, and the service
+ * needs to serve only one page.
  */
 
 import { useSyncExternalStore } from "react";
@@ -8,7 +8,9 @@ import { useSyncExternalStore } from "react";
 export type Route =
   | { view: "fleet" }
   | { view: "device"; deviceId: string }
-  /** From a one-time link: its ticket is exchanged for a token, and removed from the address at once. */
+  /**
+   * From a one-time link. The page removes its ticket from the address, and gets a token for it.
+   */
   | { view: "sign-in"; ticket: string };
 
 /** The address of a device's view. */
@@ -16,7 +18,7 @@ export const deviceHref = (deviceId: string): string => `#/device/${encodeURICom
 
 export const FLEET_HREF = "#/";
 
-/** The view that an address names; the fleet, where it names none. */
+/** The view that an address names; the fleet if it names none. */
 export function parseRoute(hash: string): Route {
   const [, ticket] = /^#\/sign-in\/([^/]+)$/.exec(hash) ?? [];
   if (ticket) return { view: "sign-in", ticket };

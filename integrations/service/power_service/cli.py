@@ -8,11 +8,12 @@ import importlib
 import logging
 import os
 import resource
+import signal
 import sys
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from power_manager import (
@@ -380,7 +381,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str] | None) -> int:
     """Do what the command line says; return the exit code. Raises PowerManagerError, OSError."""
-    with sigterm_as_exit(0):  # so that the demo's directory is removed
+    # However it ends, the demo's directory is removed.
+    with sigterm_as_exit(0), _sighup_as_sigterm():
         options = _options(argv)
         try:
             code: int = options.run(options, _settings(options))
@@ -389,3 +391,17 @@ def run(argv: Sequence[str] | None) -> int:
             usage = options.parser.format_usage()
             print_error(f"{usage}power-service: {printable(error)}")
             return 2
+
+
+@contextlib.contextmanager
+def _sighup_as_sigterm() -> Iterator[None]:
+    """Let SIGHUP, of a terminal that is closed, do what SIGTERM does then; not under nohup."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -1,5 +1,5 @@
 /**
- * A device's history over a span of time that can be chosen, moved, zoomed into, and saved as a
+ * A device's history over a span of time, which the user can choose, move, zoom into and save as a
  * file.
  */
 
@@ -21,7 +21,7 @@ interface ChartsProps {
   readonly lines: ReadonlyMap<string, Line>;
   /** The newest reading, in milliseconds; null before the first. */
   readonly lastSeen: number | null;
-  /** Whether that is after now: a span that follows the present then ends there. */
+  /** Whether that is after now; a span that follows the present then ends with it. */
   readonly ahead: boolean;
   readonly now: number;
 }
@@ -29,7 +29,7 @@ interface ChartsProps {
 const FIRST: Span = { kind: "last", range: "24h" };
 const LEAST_ZOOM_SECONDS = 10;
 
-/** The span that is shown, and those that a double click goes back to. */
+/** The span that is shown, and the earlier ones, to which a double click returns. */
 function useSpan() {
   const [spans, setSpans] = useState<readonly Span[]>([FIRST]);
   const zoom: Zoom = {
@@ -133,8 +133,8 @@ interface NothingProps {
 const DAY_MS = 86_400_000;
 
 /**
- * Says so, and where there is something: of a device that fell silent, or whose clock says another
- * year.
+ * Says that the range is empty, and leads to the newest readings: the device may be silent, or its
+ * clock may be years off.
  */
 function Nothing({ lastSeen, span, onSpan }: NothingProps) {
   const isElsewhere =

@@ -1,4 +1,4 @@
-/** Delete a device or a meter for good: its name is typed once more before. */
+/** Delete a device or a meter for good, after the user has typed its name. */
 
 import { FLEET_HREF } from "../route";
 import { Field, FormDialog, textOf } from "../ui/FormDialog";

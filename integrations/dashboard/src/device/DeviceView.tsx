@@ -24,7 +24,7 @@ import { Timeline } from "./Timeline";
 interface DeviceViewProps {
   readonly fleet: FleetData;
   readonly deviceId: string;
-  /** Called after something of the device was changed here. */
+  /** Called after the user changed something of the device here. */
   readonly onChanged: () => void;
 }
 
@@ -44,7 +44,7 @@ export function DeviceView({ fleet, deviceId, onChanged }: DeviceViewProps) {
     document.title = pageTitle(device?.name ?? deviceId, alerts);
   }, [deviceId, device?.name, alerts]);
   // The heading is where a screen reader goes on after following the link.
-  // biome-ignore lint/correctness/useExhaustiveDependencies: for each device once, whatever becomes of its name
+  // biome-ignore lint/correctness/useExhaustiveDependencies: once for each device
   useEffect(() => {
     heading.current?.focus({ preventScroll: true });
     scrollTo(0, 0);

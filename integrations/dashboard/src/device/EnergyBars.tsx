@@ -1,6 +1,6 @@
 /**
- * Energy by hour, day, week or month: where it came from above the line, where it went below, and
- * the totals beside; the same as a table.
+ * Energy by hour, day, week or month: sources above the line, uses below it, totals beside it, and
+ * the same as a table.
  *
  * Both sides are equal, because energy that passes through the battery counts once, at its source.
  */
@@ -15,6 +15,7 @@ import {
   type Period,
   selfSufficiency,
   sidesOf,
+  sidesOfAll,
   total,
 } from "./energy";
 
@@ -24,7 +25,7 @@ interface EnergyBarsProps {
   readonly each: EnergyUnit;
   /** The kinds of meters that the device has. */
   readonly has: ReadonlySet<Kind>;
-  /** What the grid is called: a UPS stands for it where there are no mains. */
+  /** "grid", or "UPS" for a device without mains. */
   readonly gridName: string;
 }
 
@@ -48,7 +49,7 @@ function columnsOf({ has, gridName }: Pick<EnergyBarsProps, "has" | "gridName">)
   const all: Column[] = [
     { name: "Consumption", kind: "load", of: (energy) => energy.consumption },
     { name: "Solar", kind: "solar", of: (energy) => energy.solar },
-    { name: `From ${gridName}`, kind: "grid", of: (energy) => energy.gridIn },
+    { name: `From the ${gridName}`, kind: "grid", of: (energy) => energy.gridIn },
     { name: FED_BACK, kind: "grid", of: (energy) => energy.gridOut },
     { name: "Out of battery", kind: "battery", of: (energy) => energy.batteryOut },
     { name: "Into battery", kind: "battery", of: (energy) => energy.batteryIn },
@@ -61,11 +62,27 @@ export function EnergyBars(props: EnergyBarsProps) {
   const id = useId();
   const sums = total(periods);
   const columns = columnsOf(props).filter(({ name, of }) => name !== FED_BACK || of(sums) > 0);
+  if (!periods.some(({ known }) => known)) {
+    return (
+      <figure className="chart" aria-labelledby={id}>
+        <h3 id={id}>Energy by {each}</h3>
+        <p className="state">No energy is known for this range.</p>
+      </figure>
+    );
+  }
+  const sides = sidesOfAll(periods);
   const text = format.together(
-    columns.map(({ of }) => of(sums)),
+    [...sides.sources, ...sides.uses].map(({ wh }) => wh),
     "Wh",
   );
-  const label = columns.map(({ name, of }) => `${name} ${text(of(sums))}`).join(", ");
+  const entries = (side: "sources" | "uses") =>
+    sides[side]
+      .filter(
+        ({ kind, wh }) => kind === "load" || (has.has(kind) && (wh > 0 || side === "sources")),
+      )
+      .map(({ kind, wh }) => ({ kind, name: partName(side, kind, gridName), text: text(wh) }));
+  const [sources, uses] = [entries("sources"), entries("uses")];
+  const label = [...sources, ...uses].map(({ name, text }) => `${name} ${text}`).join(", ");
   return (
     <figure className="chart" aria-labelledby={id}>
       <figcaption className="chart-head">
@@ -81,22 +98,18 @@ export function EnergyBars(props: EnergyBarsProps) {
           label={`Energy by ${each}: ${label}`}
           gridName={gridName}
         />
-        <dl className="energy-totals">
-          {columns.map(({ name, kind, of }) => (
-            <div key={name}>
-              <dt>
-                <i className={`dot dot-${kind}`} aria-hidden="true" /> {name}
-              </dt>
-              <dd>{text(of(sums))}</dd>
-            </div>
-          ))}
+        <div className="energy-totals">
+          <Totals title="Sources" entries={sources} />
+          <Totals title="Uses" entries={uses} />
           {has.has("solar") && (
-            <div>
-              <dt>Self-sufficiency</dt>
-              <dd>{format.percent(selfSufficiency(sums))}</dd>
-            </div>
+            <dl>
+              <div>
+                <dt>Self-sufficiency</dt>
+                <dd>{format.percent(selfSufficiency(sums))}</dd>
+              </div>
+            </dl>
           )}
-        </dl>
+        </div>
       </div>
       <details>
         <summary>As a table</summary>
@@ -104,6 +117,46 @@ export function EnergyBars(props: EnergyBarsProps) {
       </details>
     </figure>
   );
+}
+
+interface Entry {
+  readonly kind: Kind;
+  readonly name: string;
+  readonly text: string;
+}
+
+/** What the bars of one side add up to. */
+function Totals({ title, entries }: { title: string; entries: readonly Entry[] }) {
+  const id = useId();
+  return (
+    <div>
+      <h4 id={id}>{title}</h4>
+      <dl aria-labelledby={id}>
+        {entries.map(({ kind, name, text }) => (
+          <div key={kind}>
+            <dt>
+              <i className={`dot dot-${kind}`} aria-hidden="true" /> {name}
+            </dt>
+            <dd>{text}</dd>
+          </div>
+        ))}
+      </dl>
+    </div>
+  );
+}
+
+/** What a part of a bar is called. */
+function partName(side: "sources" | "uses", kind: Kind, gridName: string): string {
+  const names = {
+    sources: {
+      solar: "From the sun",
+      battery: "From the battery",
+      grid: `From the ${gridName}`,
+      load: "",
+    },
+    uses: { solar: "", battery: "Into the battery", grid: FED_BACK, load: "Consumption" },
+  };
+  return names[side][kind];
 }
 
 /** The steps of an axis: round numbers from the lowest value to the highest. */
@@ -127,8 +180,7 @@ interface BarsProps {
 const sumOf = (parts: readonly Part[]): number => parts.reduce((sum, { wh }) => sum + wh, 0);
 
 /**
- * The picture is as wide as there are periods, and as high as its axis is long: the browser
- * stretches both.
+ * In the picture, a period is 1 wide, and the axis is 100 high; the browser stretches it to fit.
  */
 function Bars({ periods, each, label, gridName }: BarsProps) {
   const sides = periods.map(({ energy }) => sidesOf(energy));
@@ -235,18 +287,12 @@ function periodText(period: Period, each: EnergyUnit, gridName: string): string 
     [...sources, ...uses].map(({ wh }) => wh),
     "Wh",
   );
-  const names = {
-    from: {
-      solar: "From the sun",
-      battery: "From the battery",
-      grid: `From ${gridName}`,
-      load: "",
-    },
-    to: { solar: "", battery: "Into the battery", grid: "Fed back", load: "Consumption" },
-  };
-  const lines = (parts: readonly Part[], side: "from" | "to") =>
-    parts.filter(({ wh }) => wh > 0).map(({ kind, wh }) => `${names[side][kind]}: ${text(wh)}`);
-  return [longName(period, each), ...lines(sources, "from"), ...lines(uses, "to")].join("\n");
+  const lines = (parts: readonly Part[], side: "sources" | "uses") =>
+    parts
+      .filter(({ wh }) => wh > 0)
+      .map(({ kind, wh }) => `${partName(side, kind, gridName)}: ${text(wh)}`);
+  const figures = [...lines(sources, "sources"), ...lines(uses, "uses")];
+  return [longName(period, each), ...(period.known ? figures : ["No readings"])].join("\n");
 }
 
 interface EnergyTableProps {
@@ -278,7 +324,7 @@ function EnergyTable({ periods, each, columns }: EnergyTableProps) {
             <tr key={period.start}>
               <th scope="row">{longName(period, each)}</th>
               {columns.map(({ name, of }) => (
-                <td key={name}>{text(of(period.energy))}</td>
+                <td key={name}>{text(period.known ? of(period.energy) : null)}</td>
               ))}
             </tr>
           ))}

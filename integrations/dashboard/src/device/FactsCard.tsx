@@ -1,9 +1,9 @@
-/** Where a device of a fleet stands, what sends its file, and what was noticed about it. */
+/** The site of a device of a fleet, the version of its forwarder, and its alarms. */
 
 import type { FleetDevice } from "@blackroad/power-client";
 import { alarmText } from "../fleet/summary";
 import * as format from "../format";
-import { Ago } from "../ui/Time";
+import { Ago, Time } from "../ui/Time";
 import { Pair } from "./MeterCards";
 
 export function FactsCard({ fact, now }: { fact: FleetDevice; now: number }) {
@@ -24,9 +24,8 @@ export function FactsCard({ fact, now }: { fact: FleetDevice; now: number }) {
         <ul className="facts-alarms" aria-label="Alarms">
           {fact.alarms.map((alarm) => (
             <li key={`${alarm.kind} ${alarm.since}`}>
-              <strong>{alarmText(alarm.kind)}</strong> since{" "}
-              <Ago at={Date.parse(alarm.since)} now={now} />
-              {alarm.note && <span className="muted"> {format.apart(alarm.note)}</span>}
+              <strong>{alarmText(alarm.kind)}</strong> since <Time at={Date.parse(alarm.since)} />
+              {alarm.note && <span className="muted"> · {format.apart(alarm.note)}</span>}
             </li>
           ))}
         </ul>

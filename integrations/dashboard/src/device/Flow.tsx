@@ -11,7 +11,7 @@ import type { Kind } from "./energy";
 const [WIDTH, HEIGHT, RADIUS] = [340, 288, 48];
 const HUB = { x: 170, y: 144 };
 
-/** In the picture's own units. */
+/** In the picture's units. */
 const PLACES: Record<Kind, { x: number; y: number }> = {
   solar: { x: 170, y: 50 },
   grid: { x: 50, y: 144 },
@@ -31,11 +31,11 @@ const ICONS: Record<Kind, string> = {
 interface Node {
   readonly kind: Kind;
   readonly label: string;
-  /** W into the hub: below zero, out of it. */
+  /** W into the hub; negative: out of it. */
   readonly watts: number | null;
 }
 
-/** What a device has of sources and uses, with their present watts. */
+/** A device's sources and uses, with their present watts. */
 export function nodesOf(summary: Summary, meters: readonly PowerMeter[]): Node[] {
   const types = new Set(meters.filter(({ active }) => active).map(({ type }) => type));
   const nodes: Node[] = [];
@@ -86,7 +86,7 @@ export function Flow({ summary, meters }: { summary: Summary; meters: readonly P
 
 const STILL_WATTS = 0.05; // less than that is not drawn as a flow
 
-/** From the node to the hub, or the other way; what flows more is broader. */
+/** A line between a node and the hub, in the direction of the flow; more watts make it broader. */
 function FlowLine({ node: { kind, watts }, share }: { node: Node; share: number }) {
   const place = PLACES[kind];
   const edge = {
@@ -107,7 +107,7 @@ function FlowLine({ node: { kind, watts }, share }: { node: Node; share: number 
 
 type Point = { readonly x: number; readonly y: number };
 
-/** An arrowhead in the middle of a line: it shows the direction even where animations are off. */
+/** An arrowhead in the middle of a line, for users who have switched animations off. */
 function arrow(from: Point, to: Point): string {
   const middle = { x: (from.x + to.x) / 2, y: (from.y + to.y) / 2 };
   const [dx, dy] = [Math.sign(to.x - from.x), Math.sign(to.y - from.y)];

@@ -1,19 +1,18 @@
 /**
- * A chart's legend: which line is which, what it shows at the cursor, its least and most; a press
- * hides a line.
+ * A chart's legend: the name of each line, its value at the cursor, its lowest and its highest. A
+ * click on a name hides the line.
  */
 
 import { useMemo } from "react";
 import type { Unit } from "../format";
 import * as format from "../format";
-import { readingAt } from "./chart-data";
+import { type Columns, readingAt } from "./chart-data";
 import type { Line } from "./lines";
-import type { Columns } from "./TimeChart";
 
 interface LegendProps {
   readonly lines: readonly Line[];
   readonly data: Columns;
-  /** Of each line, its least and most where these are columns of their own. */
+  /** Whether each line has columns of its own for its lowest and highest values. */
   readonly bands: boolean;
   readonly at: number | null;
   readonly unit: Unit;

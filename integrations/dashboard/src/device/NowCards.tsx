@@ -1,5 +1,6 @@
 /**
- * On top of a device: how long it lasts, where power comes from and goes, and how the day compares.
+ * The top of a device: how long it lasts, where power comes from and goes, and today beside
+ * yesterday.
  */
 
 import type { DeviceBudget, PowerMeter } from "@blackroad/power-client";
@@ -24,10 +25,10 @@ export function NowCards({ meters, budget, summary, now }: NowCardsProps) {
     <section className={`now live${summary.stale ? " is-stale" : ""}`} aria-label="Now and today">
       {stores && <ChargeCard meters={meters} summary={summary} now={now} />}
       <div className="card flow-card">
-        <h2>{summary.stale ? "Power when last seen" : "Power now"}</h2>
+        <h2>{summary.stale && summary.lastSeen !== null ? "Power when last seen" : "Power now"}</h2>
         <Flow summary={summary} meters={meters} />
       </div>
-      <TodayCard deviceId={summary.id} meters={meters} budget={budget} now={now} />
+      <TodayCard meters={meters} budget={budget} summary={summary} now={now} />
     </section>
   );
 }

@@ -13,14 +13,14 @@ import {
 } from "../live/span";
 import { errorText } from "../ui/states";
 import { chargePart, type DayBand, dayBands, middleCharge, voltsPart, wattsPart } from "./bands";
-import { hourSeconds, join, type Points, points } from "./chart-data";
+import { type Columns, hourSeconds, join, type Points, points } from "./chart-data";
 import { EnergyBars } from "./EnergyBars";
 import { energyPeriods, type Kind, midnight } from "./energy";
 import type { Line } from "./lines";
 import { byScale } from "./scales";
-import { type Columns, TimeChart, type Zoom } from "./TimeChart";
+import { TimeChart, type Zoom } from "./TimeChart";
 
-const GAP_SECONDS = 120; // without a reading for so long a line is broken, as is one that is usually denser
+const GAP_SECONDS = 120; // a line has a gap where a step is longer, and much longer than usual
 const HOUR_GAP_SECONDS = 2.5 * 3600;
 const DAY_GAP_SECONDS = 2.5 * 86_400;
 
@@ -29,14 +29,14 @@ const secondsOf = ({ at }: Sample): number => at / 1000;
 
 type Quantity = "watts" | "volts" | "charge";
 
-/** Null where the reading does not know it: the line has a gap there. */
+/** Null if the reading lacks the value: the line has a gap there. */
 const OF_READING: Record<Quantity, (reading: Sample) => number | null> = {
   watts: (reading) => reading.wattage,
   volts: (reading) => reading.voltage,
   charge: (reading) => reading.charge_pct,
 };
 
-/** Statistics keep no volts: those come from the readings, thinned out. */
+/** Statistics have no volts, so these come from the readings, thinned out. */
 const OF_HOUR: Record<Exclude<Quantity, "volts">, (row: PowerStatistics) => number | null> = {
   watts: (row) => row.avg_wattage,
   charge: middleCharge,
@@ -56,7 +56,7 @@ const NOTES: Record<Detail, Record<Quantity, string>> = {
   },
 };
 
-/** What a history holds of a span: rows that lie within it. */
+/** The rows of a history that lie within a span. */
 interface Within {
   readonly readings: (meterId: string) => readonly Sample[];
   readonly hours: (meterId: string) => readonly PowerStatistics[];
@@ -69,7 +69,7 @@ function within(
   const isIn = (moment: string) => Date.parse(moment) >= from && Date.parse(moment) < to;
   return {
     readings: (id) => readings.get(id) ?? [],
-    // The hour in which the span begins is whole.
+    // Of the hour in which the span begins, all counts.
     hours: (id) => (statistics.get(id) ?? []).filter(({ start }) => isIn(start)),
   };
 }
@@ -90,7 +90,7 @@ function bandsOf({ readings, hours }: Within, id: string, quantity: Quantity): D
   return dayBands(hours(id).map(quantity === "watts" ? wattsPart : chargePart));
 }
 
-/** The columns of a chart: one a line, or three where they are days. */
+/** The columns of a chart: one for each line, or three if the points are days. */
 function columns(
   data: Within,
   ids: readonly string[],
@@ -114,7 +114,7 @@ function columns(
   );
 }
 
-/** How great a meter's volts are in what is drawn. */
+/** The greatest volts of a meter that are drawn. */
 const sizeOf = (readings: readonly Sample[]): number =>
   readings.reduce((most, { voltage }) => Math.max(most, Math.abs(voltage ?? 0)), 0);
 
@@ -132,9 +132,9 @@ export function Plots({ history, span, meters, lines, zoom, now }: PlotsProps) {
   const detail = detailOf(span);
   const [from, to] = endsOf(span, now);
   const shown = useMemo(() => [from / 1000, to / 1000] as const, [from, to]);
-  // biome-ignore lint/correctness/useExhaustiveDependencies: meters and lines change with every reading, their ids do not
+  // biome-ignore lint/correctness/useExhaustiveDependencies: a reading changes no id of meters or lines
   const drawn = useMemo(() => {
-    // A day's band is that of the whole day, also where the span begins within it.
+    // A day's band covers the whole day, even if the span begins within it.
     const data = within(history, [detail === "days" ? midnight(from) : from, to]);
     const chart = (quantity: Quantity, ids: readonly string[]) => ({
       lines: ids.flatMap((id) => lines.get(id) ?? []),

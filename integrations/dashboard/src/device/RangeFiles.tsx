@@ -1,4 +1,4 @@
-/** What is seen, to download. */
+/** Downloads of the range that the charts show. */
 
 import type { PowerMeter } from "@blackroad/power-client";
 import { usePowerClient } from "@blackroad/power-client/react";
@@ -32,7 +32,7 @@ export function RangeFiles({ deviceId, meters, span, now }: RangeFilesProps) {
     const ends = endsOf(span, now);
     try {
       const found = await rowsOf(client, content, meters, ends);
-      const days = ends.map((end, place) => format.isoDay(end - place)); // the end is not within
+      const days = ends.map((end, place) => format.isoDay(end - place)); // the end is not part of it
       const name = fileName(deviceId, content, ...days, kind);
       saveFile(fileText(found, kind), kind, name);
       const count = `${found.rows.length.toLocaleString("en")} rows`;

@@ -1,9 +1,10 @@
-/** Record an event of a device: fill in, look at it once more, confirm. */
+/** Record an event of a device: fill in, check, confirm. */
 
 import type { PowerEvent } from "@blackroad/power-client";
 import { usePowerClient } from "@blackroad/power-client/react";
 import { type FormEvent, useEffect, useId, useRef, useState } from "react";
 import * as format from "../format";
+import { Dialog } from "../ui/Dialog";
 import { errorText } from "../ui/states";
 import { EVENT_NAMES, eventValue } from "./events";
 
@@ -15,17 +16,12 @@ interface RecordEventProps {
   readonly onClose: () => void;
 }
 
-/**
- * The dialog; it is there while it is open, and the browser gives the focus back when it closes.
- */
 export function RecordEvent({ device, onRecorded, onClose }: RecordEventProps) {
   const client = usePowerClient();
   const dialog = useRef<HTMLDialogElement>(null);
   const [draft, setDraft] = useState<Draft>({ type: "charge_start", value: 0, note: null });
   const [step, setStep] = useState<"fill" | "confirm">("fill");
   const [busy, setBusy] = useState(false);
-  const id = useId();
-  useEffect(() => dialog.current?.showModal(), []);
   async function record(): Promise<PowerEvent> {
     setBusy(true);
     try {
@@ -35,19 +31,14 @@ export function RecordEvent({ device, onRecorded, onClose }: RecordEventProps) {
     }
   }
   return (
-    <dialog
+    <Dialog
       ref={dialog}
-      className="card"
-      aria-labelledby={`${id}-title`}
+      title={
+        step === "fill" ? `Record an event for ${format.apart(device.name)}` : "Record this event?"
+      }
+      busy={busy}
       onClose={onClose}
-      // A user who leaves now would not learn of a failure.
-      closedby={busy ? "none" : "closerequest"}
     >
-      <h2 id={`${id}-title`}>
-        {step === "fill"
-          ? `Record an event for ${format.apart(device.name)}`
-          : "Record this event?"}
-      </h2>
       {step === "fill" ? (
         <Fill
           draft={draft}
@@ -70,7 +61,7 @@ export function RecordEvent({ device, onRecorded, onClose }: RecordEventProps) {
           }}
         />
       )}
-    </dialog>
+    </Dialog>
   );
 }
 

@@ -1,4 +1,4 @@
-/** What the device was given, and what its meters are; changed here by a token that may write. */
+/** The settings of a device and its meters; a token with the scope `write` can change them. */
 
 import type { DeviceRecord, NewMeter, PowerMeter } from "@blackroad/power-client";
 import { usePowerClient } from "@blackroad/power-client/react";
@@ -10,7 +10,7 @@ import { DeleteDialog } from "./DeleteDialog";
 import { meterName, TYPES } from "./lines";
 import { Pair } from "./MeterCards";
 
-// What the library goes by where a device says nothing else, in percent of charge.
+// The library's thresholds for a device that has none of its own, in percent of charge.
 const LOW_PCT = 20;
 const CRITICAL_PCT = 5;
 
@@ -194,7 +194,7 @@ function DeviceDialog({ device, onChanged, onClose }: DialogProps & { device: De
 
 interface MeterDialogProps extends DialogProps {
   readonly meter: PowerMeter;
-  /** Goes on to deleting it; null where the token may not. */
+  /** Opens the dialog that deletes the meter; null if the token must not delete. */
   readonly onDelete: (() => void) | null;
 }
 

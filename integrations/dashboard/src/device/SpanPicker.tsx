@@ -115,7 +115,7 @@ export function spanName(span: Span, now: number): string {
   return `${format.minute(from)} to ${format.minute(to)}`;
 }
 
-/** Close the dates, and leave the focus where they were opened. */
+/** Close the dates, and return the focus to the button that opened them. */
 function close(details: HTMLDetailsElement): void {
   details.open = false;
   details.querySelector("summary")?.focus();
@@ -133,7 +133,7 @@ function closeByEscape({ currentTarget: details, key }: KeyboardEvent<HTMLDetail
   if (key === "Escape" && details.open) close(details);
 }
 
-/** From one date to another, both within. */
+/** From one date to another, including both. */
 function Dates({ span, onSpan, now }: SpanPickerProps) {
   const id = useId();
   const [problem, setProblem] = useState<string | null>(null);
@@ -175,7 +175,7 @@ function datesProblem(first: number | null, last: number | null): string | null 
   return last < first ? "The second date is before the first." : null;
 }
 
-/** Local midnight of a date as a field has it, or null. */
+/** Local midnight of the date in a date field; null if there is none. */
 function localDate(text: FormDataEntryValue | null): number | null {
   const [year, month, day] = String(text).split("-").map(Number);
   return year && month && day ? new Date(year, month - 1, day).getTime() : null;

@@ -1,8 +1,8 @@
 /**
- * Lines over time, drawn by uPlot, with a legend that is a table: what a pointer shows, a keyboard
- * and a screen reader get as well. Left and right move along the points, Home and End to the ends,
- * Escape leaves them; dragging over a chart, or plus, zooms in, a double click, or minus, goes
- * back.
+ * Lines over time, drawn by uPlot, with a table as legend, so that keyboard and screen reader get
+ * all that a pointer gets. The left and right arrow keys move along the points, Home and End go to
+ * the ends, Escape leaves the points. Dragging over a chart, or plus, zooms in; a double click, or
+ * minus, goes back.
  */
 
 import { useCallback, useEffect, useId, useRef, useState } from "react";
@@ -10,18 +10,9 @@ import uPlot from "uplot";
 import * as format from "../format";
 import { Time } from "../ui/Time";
 import { useTheme } from "../ui/theme";
-import { alone, axisTimes, limits } from "./chart-data";
+import { alone, axisTimes, type Columns, limits } from "./chart-data";
 import { Legend } from "./Legend";
 import type { Line } from "./lines";
-
-/**
- * x in seconds since the epoch, rising; then the columns of each line. null is a gap, undefined no
- * point of that line.
- */
-export type Columns = readonly [
-  xs: ArrayLike<number>,
-  ...lines: ArrayLike<number | null | undefined>[],
-];
 
 export interface TimeChartProps {
   readonly title: string;
@@ -29,8 +20,8 @@ export interface TimeChartProps {
   readonly lines: readonly Line[];
   readonly data: Columns;
   /**
-   * Whether a line has three columns: its mean, its least and its most, between which a band is
-   * drawn.
+   * Whether a line has three columns: its mean, its lowest and its highest values, with a band
+   * between the last two.
    */
   readonly bands?: boolean;
   /** First and last moment shown, in seconds since the epoch. */
@@ -50,7 +41,8 @@ export interface Zoom {
 
 const SYNC = "device";
 const LINE_WIDTH = 1.75;
-const DENSE = 8; // points a pixel: there a line of one pixel shows as much, and is drawn several times as fast
+// Points for each pixel: beyond, a thin line shows as much, and is drawn several times as fast.
+const DENSE = 8;
 
 interface Drawing {
   readonly lines: readonly Line[];
@@ -66,14 +58,14 @@ interface Hooks {
   readonly onZoomOut: () => void;
 }
 
-const LEAST_DRAG = 8; // pixels: less is a press
+const LEAST_DRAG = 8; // pixels; less is a click
 
 /** Charts share their cursor and nothing else: a zoom in one of them already applies to all. */
 const FOLLOWED = new Set(["mousemove", "mouseenter", "mouseleave"]);
 
 function cursorOptions({ onZoomOut }: Hooks): uPlot.Cursor {
   return {
-    // No line across: the same height means nothing in the charts beside it.
+    // No horizontal line: the same height means nothing in the other charts.
     y: false,
     drag: { x: true, y: false, setScale: false },
     sync: { key: SYNC, filters: { pub: (type) => FOLLOWED.has(type) } },
@@ -131,7 +123,7 @@ function options(drawing: Drawing, host: HTMLElement, hooks: Hooks): uPlot.Optio
   };
 }
 
-/** Not drawn itself: only the band between two of them is. */
+/** Not drawn itself: only the band between two edges is. */
 const EDGE: uPlot.Series = { width: 0, points: { show: false } };
 const BAND_OPACITY = "38"; // of 256, in hexadecimal
 
@@ -159,8 +151,8 @@ const axisWidth = (texts: string[] | null, rem: number): number =>
   12 + 0.47 * rem * Math.max(4, ...(texts ?? []).map((text) => text.length));
 
 /**
- * The plot inside an element: made anew for other lines or another theme, and given data as it
- * comes.
+ * The plot inside an element. Other lines or another theme make a new plot; new data goes into the
+ * existing one.
  */
 function usePlot(props: TimeChartProps, hidden: ReadonlySet<string>, hooks: Hooks) {
   const host = useRef<HTMLDivElement>(null);
@@ -170,12 +162,11 @@ function usePlot(props: TimeChartProps, hidden: ReadonlySet<string>, hooks: Hook
   const latest = useRef({ data, shown, hooks });
   latest.current = { data, shown, hooks };
 
-  // The same lines by value keep the plot; a new array of them at each render does not cost a new
-  // one.
+  // Compared by value: each render makes a new array of the same lines.
   const key = JSON.stringify([theme, lines, bands, bounds, [...hidden]]);
   const drawing = useRef<Drawing>({ lines, unit, bands, bounds, hidden });
   drawing.current = { lines, unit, bands, bounds, hidden };
-  // biome-ignore lint/correctness/useExhaustiveDependencies: `key` stands for the lines, the bounds and the theme
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `key` has all of these
   useEffect(() => {
     const element = host.current as HTMLDivElement;
     const now: Hooks = {
@@ -221,7 +212,7 @@ function point(plot: uPlot, index: number | null): void {
   );
 }
 
-/** Where the cursor goes by a key, as an index; undefined: the key is for something else. */
+/** The index to which a key moves the cursor; undefined for keys that do something else. */
 function keyTarget(
   event: React.KeyboardEvent,
   at: number | null,

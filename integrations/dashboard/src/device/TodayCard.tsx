@@ -1,9 +1,9 @@
 /**
- * The day so far against the day before, how much of it was the device's own, and the energy
- * budget.
+ * Today's energy beside yesterday's, self-sufficiency, and the last 24 hours against the target.
  */
 
 import type { DeviceBudget, PowerMeter } from "@blackroad/power-client";
+import type { Summary } from "../fleet/summary";
 import * as format from "../format";
 import { useToday } from "../live/today";
 import { errorText, Loading } from "../ui/states";
@@ -18,15 +18,15 @@ import {
 import { Pair } from "./MeterCards";
 
 interface TodayCardProps {
-  readonly deviceId: string;
   readonly meters: readonly PowerMeter[];
   readonly budget: DeviceBudget | undefined;
+  readonly summary: Summary;
   readonly now: number;
 }
 
-export function TodayCard({ deviceId, meters, budget, now }: TodayCardProps) {
+export function TodayCard({ meters, budget, summary, now }: TodayCardProps) {
   const { hours, error } = useToday(
-    deviceId,
+    summary.id,
     meters.map(({ id }) => id),
   );
   return (
@@ -39,7 +39,7 @@ export function TodayCard({ deviceId, meters, budget, now }: TodayCardProps) {
           {hours ? "Not up to date" : "Today could not be loaded"}: {errorText(error)}
         </p>
       )}
-      {budget && <Target budget={budget} />}
+      {budget && <Target budget={budget} used={summary.dayWh} />}
     </section>
   );
 }
@@ -56,19 +56,26 @@ function TodayFigures({
   const [yesterday, today] = energyPeriods(meters, hours, midnights(2, now));
   if (!today || !yesterday) return null;
   const before = usedUntil(meters, hours, dayBefore(now));
+  const used = today.known ? today.energy.consumption : null;
+  const usedYesterday = yesterday.known ? yesterday.energy.consumption : null;
   const has = (type: PowerMeter["type"]) => meters.some((meter) => meter.type === type);
-  const text = format.together([today.energy.consumption, yesterday.energy.consumption], "Wh");
+  const text = format.together([used, usedYesterday], "Wh");
+  const wattHours = (value: number) => format.wattHours(today.known ? value : null);
   return (
     <>
-      <p className="today-used">
-        <strong>{text(today.energy.consumption)}</strong> used
-        <Change now={today.energy.consumption} before={before} />
-      </p>
+      {used === null ? (
+        <p className="today-none">No readings today</p>
+      ) : (
+        <p className="today-used">
+          <strong>{text(used)}</strong> used
+          <Change now={used} before={before} />
+        </p>
+      )}
       <dl className="pairs">
         <Pair name="Yesterday by this time">{text(before)}</Pair>
-        <Pair name="All of yesterday">{text(yesterday.energy.consumption)}</Pair>
-        {has("solar") && <Pair name="From the sun">{format.wattHours(today.energy.solar)}</Pair>}
-        {has("main") && <Pair name="From the grid">{format.wattHours(today.energy.gridIn)}</Pair>}
+        <Pair name="All of yesterday">{text(usedYesterday)}</Pair>
+        {has("solar") && <Pair name="From the sun">{wattHours(today.energy.solar)}</Pair>}
+        {has("main") && <Pair name="From the grid">{wattHours(today.energy.gridIn)}</Pair>}
         {today.energy.gridOut > 0 && (
           <Pair name="Fed back">{format.wattHours(today.energy.gridOut)}</Pair>
         )}
@@ -80,9 +87,9 @@ function TodayFigures({
   );
 }
 
-/** By how much more or less than the day before at this time; nothing where there was none. */
-function Change({ now, before }: { now: number; before: number }) {
-  if (before <= 0) return null;
+/** How much more or less than yesterday by this time; nothing if yesterday had none. */
+function Change({ now, before }: { now: number; before: number | null }) {
+  if (before === null || before <= 0) return null;
   const change = Math.round(100 * (now / before - 1));
   const words =
     change === 0
@@ -91,10 +98,16 @@ function Change({ now, before }: { now: number; before: number }) {
   return <span className="today-change muted">{words}</span>;
 }
 
-/** The last 24 hours against the device's target. */
-function Target({ budget }: { budget: DeviceBudget }) {
-  const { consumption_24h_wh: used, target_wh: target, within_target: within } = budget;
+/** The last 24 hours against the device's target; `used` null: what it used is not known. */
+function Target({ budget, used }: { budget: DeviceBudget; used: number | null }) {
+  const { target_wh: target, within_target: within } = budget;
   if (target === null) return null;
+  if (used === null)
+    return (
+      <p className="target muted">
+        What it used in the last 24 h is not known. The target is {format.wattHours(target)}.
+      </p>
+    );
   const share = target > 0 ? used / target : used > 0 ? 1 : 0;
   const text = format.together([used, target], "Wh");
   const verdict = within

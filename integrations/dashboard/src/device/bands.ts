@@ -1,4 +1,4 @@
-/** The least, the mean and the most of each day: what can be read of a month or a year. */
+/** The lowest, mean and highest value of each day: enough detail for a month or a year. */
 
 import type { PowerStatistics } from "@blackroad/power-client";
 import type { Sample } from "../live/history";
@@ -22,7 +22,7 @@ interface Part {
   readonly most: number | null;
 }
 
-/** Parts in order of time as days. */
+/** Groups parts, which come in order of time, by day. */
 export function dayBands(parts: readonly Part[]): DayBand[] {
   const days = new Map<number, Part[]>();
   for (const part of parts) {
@@ -53,7 +53,7 @@ function extreme(
   return known.length > 0 ? pick(...known) : null;
 }
 
-/** Each part counts as much: hours with many readings are as long as those with few. */
+/** Each part counts alike: an hour with many readings is as long as one with few. */
 function meanOf(values: readonly (number | null)[]): number | null {
   const known = values.filter((value) => value !== null);
   return known.length > 0 ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
@@ -68,8 +68,8 @@ export const wattsPart = (row: PowerStatistics): Part => ({
 });
 
 /**
- * The middle of an hour's charge, which stands for its mean: statistics keep none. Null where it
- * was not known.
+ * The midpoint of an hour's charge, in place of its mean, which statistics do not keep. Null if the
+ * charge was not known.
  */
 export function middleCharge({
   min_charge_pct: least,
@@ -87,8 +87,8 @@ export const chargePart = (row: PowerStatistics): Part => ({
 });
 
 /**
- * A reading's volts. The readings are thinned out so that every peak stays, and so their mean is a
- * rough one.
+ * A reading's volts. The readings are thinned out so that every peak stays, so their mean is only
+ * approximate.
  */
 export const voltsPart = (reading: Sample): Part => ({
   moment: reading.at,

@@ -3,7 +3,15 @@
 import type { PowerStatistics } from "@blackroad/power-client";
 import uPlot from "uplot";
 import * as format from "../format";
-import type { Columns } from "./TimeChart";
+
+/**
+ * What a chart draws: rising times, in seconds since the epoch, then the columns of each line. In a
+ * column, null is a gap, and undefined means that this line has no point at that time.
+ */
+export type Columns = readonly [
+  xs: ArrayLike<number>,
+  ...lines: ArrayLike<number | null | undefined>[],
+];
 
 /** A line's points in order of time: seconds since the epoch, and values. */
 export interface Points {
@@ -12,7 +20,7 @@ export interface Points {
 }
 
 /**
- * The points of some rows, with a gap wherever nothing came for longer than is usual for the rows
+ * The points of some rows, with a gap where a step is much longer than the usual step of the rows
  * around it.
  */
 export function points<Row>(
@@ -39,8 +47,8 @@ export function points<Row>(
 const AROUND = 5;
 
 /**
- * The step that is usual before a place or after it, whichever is longer: a device may log each
- * five minutes for weeks, and then each second.
+ * The usual step before a place or after it, whichever is longer: a device may log every five
+ * minutes for weeks, and then every second.
  */
 function usualStep(steps: readonly number[], place: number): number {
   if (steps.length === 1) return steps[0] as number; // nothing to compare it with
@@ -55,15 +63,15 @@ const median = (values: readonly number[]): number =>
 /** The middle of a statistics' hour, in seconds since the epoch. */
 export const hourSeconds = (row: PowerStatistics): number => Date.parse(row.start) / 1000 + 1800;
 
-/** Lines that each have times of their own, as columns over all of the times. */
+/** Lines with different times, as columns over all of these times. */
 export function join(lines: readonly Points[]): Columns {
   if (lines.length === 0) return [[]];
   return uPlot.join(lines.map(({ xs, ys }) => [xs, ys])) as Columns;
 }
 
 /**
- * A line's value at a point; where the point is another line's, the last one before it. `at` null:
- * its very last. Null where the line has no point there, or one whose value is not known.
+ * A line's value at a point, or its last value before it; its latest value if `at` is null. Null if
+ * it has no value until then, or the value is not known.
  */
 export function readingAt(
   xs: ArrayLike<number>,
@@ -78,12 +86,12 @@ export function readingAt(
 }
 
 /**
- * The places of values with a gap, or nothing, on both sides: a line between points does not show
- * them.
+ * The places of values that have no neighbour on either side: no line leads to them, so they need a
+ * dot to be visible.
  */
 export function alone(values: ArrayLike<number | null | undefined>): number[] {
   const found: number[] = [];
-  let [last, before] = [-1, -1]; // of the two points that were met last: where the value is, -1 for a gap
+  let [last, before] = [-1, -1]; // the places of the last two points; -1 for a gap
   for (let index = 0; index <= values.length; index++) {
     const value = index < values.length ? values[index] : null;
     if (value === undefined) continue;
@@ -93,7 +101,7 @@ export function alone(values: ArrayLike<number | null | undefined>): number[] {
   return found;
 }
 
-/** The bounds of a scale: the data's with some room, and never without the bounds asked for. */
+/** The bounds of a scale: those of the data with some room, and always the given bounds. */
 export function limits(
   low: number | null,
   high: number | null,

@@ -1,11 +1,11 @@
-/** CSV as RFC 4180 has it, and as spreadsheets read it. */
+/** CSV by RFC 4180, with what spreadsheets need. */
 
 export type Cell = string | number | null | undefined;
 
-/** Says that what follows is UTF-8: without it a spreadsheet takes it for something else. */
+/** Marks the text as UTF-8; without it, spreadsheets guess another encoding. */
 export const BYTE_ORDER_MARK = "\ufeff";
 
-/** A cell. A spreadsheet would run text that begins like a formula: an apostrophe keeps it text. */
+/** A cell. An apostrophe keeps a spreadsheet from running text that begins like a formula. */
 function cellText(value: Cell): string {
   if (value === null || value === undefined) return "";
   const text =
@@ -13,6 +13,6 @@ function cellText(value: Cell): string {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-/** Rows, the head among them, as the text of a file. */
+/** Rows, including the header row, as the text of a file. */
 export const csv = (rows: readonly (readonly Cell[])[]): string =>
   BYTE_ORDER_MARK + rows.map((row) => `${row.map(cellText).join(",")}\r\n`).join("");

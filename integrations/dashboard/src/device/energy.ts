@@ -1,8 +1,8 @@
 /**
- * Where energy came from and went over spans of time, out of hourly statistics: hours are UTC, days
- * are local, and an hour belongs to the day in which it begins.
+ * Where energy came from and went in spans of time, from hourly statistics. Hours are UTC, days are
+ * local, and an hour belongs to the day in which it begins.
  *
- * The rules are those of the service's report; a test holds them against it.
+ * The rules are those of the service's report, and a test compares the two.
  */
 
 import type { PowerMeter, PowerStatistics } from "@blackroad/power-client";
@@ -18,18 +18,20 @@ export type Hours = ReadonlyMap<string, readonly Hour[]>;
 export interface Energy {
   readonly consumption: number;
   readonly solar: number;
-  /** From the mains; of a device without mains, through its UPS. */
+  /** From the mains; if the device has none, through its UPS. */
   readonly gridIn: number;
   readonly gridOut: number;
   readonly batteryOut: number;
   readonly batteryIn: number;
 }
 
-/** A span of time and its energy; milliseconds since the epoch, the end not within. */
+/** A span of time and its energy; milliseconds since the epoch, the end is not part of it. */
 export interface Period {
   readonly start: number;
   readonly end: number;
   readonly energy: Energy;
+  /** Whether there are readings of it: without any, its energy is not 0, but not known. */
+  readonly known: boolean;
 }
 
 interface Sums {
@@ -37,7 +39,7 @@ interface Sums {
   in: number;
 }
 
-/** A device's energy from what went out of and into each of its meters. */
+/** A device's energy, from the energy out of and into each of its meters. */
 export function energyOf(meters: readonly Meter[], sums: ReadonlyMap<string, Sums>): Energy {
   const of = (type: Meter["type"]): Sums => {
     const total = { out: 0, in: 0 };
@@ -63,8 +65,8 @@ export function energyOf(meters: readonly Meter[], sums: ReadonlyMap<string, Sum
 }
 
 /**
- * The energy of each period between two neighbouring moments, which rise; hours outside of them are
- * left out.
+ * The energy of each period between two neighbouring moments of a rising list; hours outside of the
+ * list are left out.
  */
 export function energyPeriods(
   meters: readonly Meter[],
@@ -83,14 +85,18 @@ export function energyPeriods(
       });
     }
   }
-  return starts.map((start, place) => ({
-    start,
-    end: moments[place + 1] as number,
-    energy: energyOf(meters, sums[place] as Map<string, Sums>),
-  }));
+  return starts.map((start, place) => {
+    const ofMeters = sums[place] as Map<string, Sums>;
+    return {
+      start,
+      end: moments[place + 1] as number,
+      energy: energyOf(meters, ofMeters),
+      known: ofMeters.size > 0,
+    };
+  });
 }
 
-/** Between which of the moments one lies; -1 before the first, the last place after the last. */
+/** The place of the last moment that is not later; -1 before the first. */
 function placeOf(moment: number, moments: readonly number[]): number {
   let [low, high] = [0, moments.length];
   while (low < high) {
@@ -101,7 +107,7 @@ function placeOf(moment: number, moments: readonly number[]): number {
   return low - 1;
 }
 
-/** The periods' energies added up. */
+/** The sum of the periods' energies. */
 export function total(periods: readonly Period[]): Energy {
   const sum = (key: keyof Energy) => periods.reduce((all, { energy }) => all + energy[key], 0);
   return {
@@ -114,7 +120,7 @@ export function total(periods: readonly Period[]): Energy {
   };
 }
 
-/** Percent of what was used that did not come from the grid; null where nothing was used. */
+/** Percent of the consumption that did not come from the grid; null without consumption. */
 export function selfSufficiency({ consumption, gridIn, gridOut }: Energy): number | null {
   if (consumption <= 0) return null;
   return Math.min(100, Math.max(0, 100 * (1 - (gridIn - gridOut) / consumption)));
@@ -122,19 +128,25 @@ export function selfSufficiency({ consumption, gridIn, gridOut }: Energy): numbe
 
 export type Kind = "solar" | "grid" | "battery" | "load";
 
-/** A part of a period's energy, Wh, never below 0. */
+/** A part of a period's energy in Wh, never below 0. */
 export interface Part {
   readonly kind: Kind;
   readonly wh: number;
 }
 
+/** Where energy came from, and where it went. */
+export interface Sides {
+  readonly sources: readonly Part[];
+  readonly uses: readonly Part[];
+}
+
 /**
  * Where a period's energy came from, and where it went: both sides are equal.
  *
- * What went through the battery came from elsewhere before, and counts there alone; the battery is
- * a source, or a use, by what it has less, or more, in the end.
+ * Energy that passed through the battery counts once, at its source. The battery is a source by
+ * what it lost in the period, or a use by what it gained.
  */
-export function sidesOf(energy: Energy): { sources: Part[]; uses: Part[] } {
+export function sidesOf(energy: Energy): Sides {
   const drained = energy.batteryOut - energy.batteryIn;
   return {
     sources: [
@@ -150,7 +162,19 @@ export function sidesOf(energy: Energy): { sources: Part[]; uses: Part[] } {
   };
 }
 
-/** Local midnight of the day that a moment is in, or so many days later. */
+/** The sides of all periods, summed part by part. */
+export function sidesOfAll(periods: readonly Period[]): Sides {
+  const each = periods.map(({ energy }) => sidesOf(energy));
+  const none = sidesOf(total([]));
+  const sum = (side: keyof Sides) =>
+    none[side].map(({ kind }, place) => ({
+      kind,
+      wh: each.reduce((all, sides) => all + (sides[side][place]?.wh ?? 0), 0),
+    }));
+  return { sources: sum("sources"), uses: sum("uses") };
+}
+
+/** Local midnight before a moment, or that many days later. */
 export function midnight(milliseconds: number, daysLater = 0): number {
   const day = new Date(milliseconds);
   return new Date(day.getFullYear(), day.getMonth(), day.getDate() + daysLater).getTime();
@@ -162,10 +186,14 @@ export const midnights = (days: number, now: number): number[] =>
 
 const HOUR_MS = 3_600_000;
 
-/** What was used on a day until a moment of it; of the hour that the moment is in, its share. */
-export function usedUntil(meters: readonly Meter[], hours: Hours, moment: number): number {
+/**
+ * What was used on the day of a moment until that moment. The hour of the moment counts in
+ * proportion. Null without readings of that time.
+ */
+export function usedUntil(meters: readonly Meter[], hours: Hours, moment: number): number | null {
   const hour = Math.floor(moment / HOUR_MS) * HOUR_MS;
   const [whole, begun] = energyPeriods(meters, hours, [midnight(moment), hour, hour + HOUR_MS]);
+  if (!whole?.known && !begun?.known) return null;
   const share = (moment - hour) / HOUR_MS;
   return (whole?.energy.consumption ?? 0) + share * (begun?.energy.consumption ?? 0);
 }

@@ -1,4 +1,4 @@
-/** What types of events are called, and what their value means. */
+/** The names of the types of events, and the meaning of their values. */
 
 import type { PowerEvent } from "@blackroad/power-client";
 import * as format from "../format";
@@ -16,16 +16,18 @@ export const EVENT_NAMES: Record<EventType, string> = {
 /** Types that the library records by itself as alerts; their value is a charge in percent. */
 const ALERTS: readonly EventType[] = ["discharge", "low_battery"];
 
-// The library's note of an alert: the meter, and figures with many decimals.
+// The note of an alert, as the library writes it: the meter, and figures with many decimals.
 const ALERT_NOTE = /^(.*): [\d.e+-]+ % charge, threshold ([\d.e+-]+) %$/s;
 
-/** An event's value with its unit; nothing where it says nothing. */
+/** An event's value with its unit; nothing if it has no meaning. */
 export function eventValue({ type, value }: Pick<PowerEvent, "type" | "value">): string {
   if (ALERTS.includes(type)) return format.percent(Math.round(10 * value) / 10, 1);
   return value === 0 ? "" : String(value);
 }
 
-/** An event's note; of an alert, the meter and its threshold: its charge is the event's value. */
+/**
+ * An event's note; for an alert, the meter and the threshold, because the value is shown before.
+ */
 export function eventNote({ type, note }: Pick<PowerEvent, "type" | "note">): string | null {
   const [, meter, threshold] = (ALERTS.includes(type) && ALERT_NOTE.exec(note ?? "")) || [];
   return meter === undefined

@@ -1,4 +1,4 @@
-/** Which colour and name a meter has in charts, bars and cards: the same in all of them. */
+/** The colour and name of a meter, the same in charts, bars and cards. */
 
 import type { PowerMeter } from "@blackroad/power-client";
 
@@ -26,8 +26,8 @@ export const typeName = (type: PowerMeter["type"]): string => TYPES[type];
 export const meterName = (meter: PowerMeter): string => meter.name ?? TYPES[meter.type];
 
 /**
- * The line of each meter by its id: a colour by type, dashed where a type has more meters than
- * shades.
+ * The line of each meter by its id: a colour by type, dashed if a type has more meters than shades.
+ * A UPS is always dashed: in line with the mains it has the same watts, and would hide their line.
  */
 export function linesOf(meters: readonly PowerMeter[]): Map<string, Line> {
   const counts = new Map<string, number>();
@@ -35,8 +35,8 @@ export function linesOf(meters: readonly PowerMeter[]): Map<string, Line> {
     meters.map((meter) => {
       const count = counts.get(meter.type) ?? 0;
       counts.set(meter.type, count + 1);
-      const dash =
-        count < SHADES ? undefined : DASHES[(Math.floor(count / SHADES) - 1) % DASHES.length];
+      const round = Math.floor(count / SHADES) + (meter.type === "ups" ? 1 : 0);
+      const dash = round === 0 ? undefined : DASHES[(round - 1) % DASHES.length];
       const color = `--series-${meter.type}-${(count % SHADES) + 1}`;
       return [meter.id, { id: meter.id, label: meterName(meter), color, ...(dash && { dash }) }];
     }),

@@ -9,7 +9,7 @@ import type {
 import { type Cell, csv } from "./csv";
 import { meterName } from "./lines";
 
-/** More than that is no longer a file for a spreadsheet. */
+/** The most rows of a file: spreadsheets take few more. */
 export const MOST_ROWS = 200_000;
 
 export type Content = "readings" | "hours";
@@ -17,7 +17,7 @@ export type Content = "readings" | "hours";
 interface Rows {
   readonly head: readonly string[];
   readonly rows: readonly (readonly Cell[])[];
-  /** Whether there are more than fit. */
+  /** Whether the span has more rows. */
   readonly cut: boolean;
 }
 
@@ -107,13 +107,14 @@ async function hourRows(
   const window = { since: new Date(from), until: new Date(to), bucket: "hour" } as const;
   for (const meter of meters) {
     const hours = await client.statistics(meter.id, window);
-    const inside = hours.filter(({ start }) => Date.parse(start) >= from); // the first may begin before
+    // The first hour may begin before the span.
+    const inside = hours.filter(({ start }) => Date.parse(start) >= from);
     rows.push(...inside.map((row) => hourRow(row, named(meter))));
   }
   return { head: HOUR_HEAD, rows: rows.slice(0, MOST_ROWS), cut: rows.length > MOST_ROWS };
 }
 
-/** What a span holds, as rows. */
+/** The rows of a span. */
 export function rowsOf(
   client: PowerClient,
   content: Content,

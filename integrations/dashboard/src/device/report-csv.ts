@@ -1,4 +1,4 @@
-/** A report's meters as CSV (RFC 4180): one line a meter, units in the names of the columns. */
+/** A report's meters as CSV (RFC 4180): one line for each meter, units in the column names. */
 
 import type { Report } from "@blackroad/power-client";
 import { csv } from "./csv";

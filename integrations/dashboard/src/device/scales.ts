@@ -1,20 +1,19 @@
 /**
- * Which meters can share an axis: a feed of 230 V would make lines without a bend of a pack of 12
- * V.
+ * Which meters can share an axis: beside a feed of 230 V, a pack of 12 V would be a flat line.
  */
 
-const NEIGHBOURS = 2; // the next greater one of a group is at most so many times as great
-const SPREAD = 4; // and the greatest at most so many times the least
+const NEIGHBOURS = 2; // in a group, each size is at most that many times the one below it
+const SPREAD = 4; // and the greatest at most that many times the smallest
 
 interface Sized {
   readonly id: string;
-  /** How great its values are, about; 0: nothing is known. */
+  /** About how great its values are; 0 if nothing is known. */
   readonly size: number;
 }
 
 /**
- * Ids in groups of about the same size, the greatest group first; those of which nothing is known
- * are in the first.
+ * Ids in groups of about the same size, the greatest group first. Ids of unknown size are in the
+ * first group.
  */
 export function byScale(sized: readonly Sized[]): string[][] {
   const rising = sized.filter(({ size }) => size > 0).sort((a, b) => a.size - b.size);
@@ -29,6 +28,7 @@ export function byScale(sized: readonly Sized[]): string[][] {
     groups.reverse().flatMap((group, place) => group.map(({ id }) => [id, place])),
   );
   const result: string[][] = groups.length > 0 ? groups.map(() => []) : [[]];
-  for (const { id } of sized) result[places.get(id) ?? 0]?.push(id); // in the order in which they came
+  // In the order in which they were given.
+  for (const { id } of sized) result[places.get(id) ?? 0]?.push(id);
   return result;
 }

@@ -1,5 +1,5 @@
 /**
- * How far a fleet is, and what its devices run: above the table, where the service shows a fleet.
+ * Above the table of a fleet: up to when it is complete, and the versions that its devices run.
  */
 
 import * as format from "../format";
@@ -7,7 +7,7 @@ import type { Facts } from "../live/facts";
 import { errorText } from "../ui/states";
 
 const MOST_VERSIONS = 3;
-const LATE_MS = 60_000; // a sink that is idle says every ten seconds how far it is
+const LATE_MS = 60_000; // even an idle sink reports its progress every ten seconds
 
 export function FleetStrip({ facts, now }: { facts: Facts; now: number }) {
   const { state, devices, error } = facts;
@@ -77,7 +77,7 @@ function AlarmCount({ facts }: { facts: Facts }) {
   return <Fact name="With alarms" value={String(count)} bad={count > 0} />;
 }
 
-/** The versions that devices send with, the commonest first: 1.0.0 (998), 0.9.1 (2). */
+/** The versions of the forwarders, the most frequent first: 1.0.0 (998), 0.9.1 (2). */
 export function versionsText({ devices }: Pick<Facts, "devices">): string {
   const counts = new Map<string, number>();
   for (const { version } of devices.values()) {

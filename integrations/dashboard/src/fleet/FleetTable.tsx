@@ -1,9 +1,9 @@
 /**
- * Devices as rows, of which only those in sight exist: the page scrolls through thousands of them.
+ * Devices as rows. Only visible rows exist, so the page scrolls through thousands of devices.
  *
- * One row's link can be reached by tab, or a group's button; from there the arrow keys, Page up and
- * down, Home and End go on. After a visit to a device, the rows are where they were. On a
- * narrow screen the same rows are laid out as cards by the style sheet.
+ * Tab reaches one row's link, or the button of a group; from there the arrow keys, Page Up, Page
+ * Down, Home and End move through the rows. After a visit to a device, the rows are where they
+ * were. On a narrow screen, the style sheet lays the same rows out as cards.
  */
 
 import { useWindowVirtualizer } from "@tanstack/react-virtual";
@@ -26,8 +26,8 @@ import type { Sort, SortKey } from "./order";
 import type { Summary } from "./summary";
 
 /**
- * Where the table was left for a device: how far down the page was scrolled, in pixels, and the
- * row's link.
+ * Where the user left the table for a device: how far down the page was scrolled, in pixels, and
+ * the link of the row.
  */
 export interface Place {
   readonly scroll: number;
@@ -43,7 +43,7 @@ interface FleetTableProps {
   readonly sort: Sort;
   readonly onSort: (sort: Sort) => void;
   readonly now: number;
-  /** Read when the table comes, written when it goes. */
+  /** Read when the table appears, written when it disappears. */
   readonly place: RefObject<Place>;
   readonly sparklines: Sparklines;
 }
@@ -66,7 +66,7 @@ export function FleetTable(props: FleetTableProps) {
       return entry ? entryKey(entry) : index;
     },
   });
-  // biome-ignore lint/correctness/useExhaustiveDependencies: other heights are measured anew
+  // biome-ignore lint/correctness/useExhaustiveDependencies: new heights need a new measurement
   useLayoutEffect(() => list.measure(), [rowHeight, groupHeight, list]);
   const items = list.getVirtualItems();
   const { sparks, error } = useSparklines(sparklines, devicesIn(items, entries));
@@ -145,10 +145,10 @@ function devicesIn(items: readonly { index: number }[], entries: readonly Entry[
 }
 
 /**
- * In pixels: the heights that the style sheet gives a row and the head of a group, how far down the
- * page the rows begin, and what the head covers of them while it sticks to the top. Read when the
- * page's size changes, as it does with the layout, the size of the text and whatever comes to stand
- * above the table; reading them at each render would have the browser lay everything out each time.
+ * In pixels: the heights of a row and of a group's head in the style sheet, how far down the page
+ * the rows begin, and how much of them the sticky head covers. Read when the size of the page
+ * changes: it does with the layout, the text size, and anything new above the table. Reading them
+ * at each render would make the browser lay out the page each time.
  */
 function useLayout(body: React.RefObject<HTMLDivElement | null>) {
   const [layout, setLayout] = useState({
@@ -186,8 +186,8 @@ function useLayout(body: React.RefObject<HTMLDivElement | null>) {
 }
 
 /**
- * Which row has the tab stop, and how the keys move it: the row is scrolled to, and focused once it
- * is there. Begins with the row that was left, where there is one.
+ * Which row has the tab stop, and how the keys move it: the page scrolls to the row, and focuses it
+ * once it exists. It begins with the row that the user left, if there is one.
  */
 function useRoving(
   body: React.RefObject<HTMLDivElement | null>,

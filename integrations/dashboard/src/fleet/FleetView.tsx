@@ -37,7 +37,7 @@ import {
 } from "./order";
 import { Summaries, type Summary, sumOfKnown } from "./summary";
 
-/** What the user chose; it outlives a visit to a device's view. */
+/** The user's choices; they survive a visit to a device's view. */
 export interface FleetChoice {
   readonly search: string;
   readonly filter: Filter;
@@ -61,7 +61,7 @@ interface FleetViewProps {
   readonly onChoice: Dispatch<SetStateAction<FleetChoice>>;
   readonly place: RefObject<Place>;
   readonly sparklines: Sparklines;
-  /** Called after a device was registered here. */
+  /** Called after the user has registered a device here. */
   readonly onChanged: () => void;
 }
 
@@ -175,7 +175,7 @@ function toggled<T>(set: ReadonlySet<T>, one: T): ReadonlySet<T> {
   return changed;
 }
 
-/** Sums over the devices that are live; what is stale is counted, not added. */
+/** Sums over the live devices; stale devices are counted, but not part of the sums. */
 function Sums({
   rows,
   onChoice,
@@ -215,7 +215,7 @@ function Sums({
 interface SumProps {
   readonly label: string;
   readonly value: string;
-  /** Of how many devices it is not known, and so not part of the value. */
+  /** The number of devices whose value is not known, and not part of the sum. */
   readonly unknown?: number;
   readonly tone?: "good" | "warn" | "bad";
   readonly onClick?: () => void;
@@ -307,7 +307,7 @@ interface FiltersProps {
   readonly onFilter: (filter: Filter) => void;
 }
 
-/** Which states there are, how often, and one of them alone; what no device is in is left out. */
+/** The number of devices in each state, to click on; states without devices are left out. */
 function Filters({ rows, filter, onFilter }: FiltersProps) {
   const kinds = Object.entries(FILTERS).map(([key, { title, keeps }]) => ({
     key: key as Filter,
@@ -336,7 +336,7 @@ function Filters({ rows, filter, onFilter }: FiltersProps) {
   );
 }
 
-/** For a token that may write. */
+/** Only with the scope `write`. */
 function NewDevice({
   devices,
   onChanged,

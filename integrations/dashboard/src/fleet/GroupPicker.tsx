@@ -1,4 +1,4 @@
-/** By what the devices are grouped: their sites, or a part of their ids. */
+/** The choice of grouping: by site, or by a part of the ids. */
 
 import { useId, useMemo } from "react";
 import { BY_SITE, type Grouping, isSame, keyOf, type Offer, offers } from "./groups";
@@ -11,7 +11,7 @@ interface GroupPickerProps {
   readonly onGrouping: (grouping: Grouping | null) => void;
 }
 
-/** Nothing where there are no sites, and the ids have no part in common, and none was asked for. */
+/** Nothing if there are no sites, the ids share no part, and the address asks for no grouping. */
 export function GroupPicker({ ids, sites, grouping, onGrouping }: GroupPickerProps) {
   const id = useId();
   const known = useMemo(() => offers(ids), [ids]);

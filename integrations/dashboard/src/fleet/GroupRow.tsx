@@ -1,6 +1,6 @@
 /**
- * The head of a group: what it is called, how many it has, how it is, and what it uses; a press
- * closes it or opens it.
+ * The head of a group: its name, its number of devices, its worst state and its watts. A click
+ * opens or closes it.
  */
 
 import { memo } from "react";
@@ -81,7 +81,7 @@ interface GroupSumProps {
   readonly text: (value: number | null) => string;
 }
 
-/** What is known, and of how many live devices it is not. */
+/** The sum of the known values, and for how many live devices the value is not known. */
 function GroupSum({ sum, unknown, text }: GroupSumProps) {
   return (
     <>

@@ -5,7 +5,7 @@ import { deviceHref } from "../route";
 import { Field, FormDialog, textOf } from "../ui/FormDialog";
 
 interface NewDeviceDialogProps {
-  /** The ids there are: registering one of them again would give that device other settings. */
+  /** The existing ids: registering one of them again would change the settings of that device. */
   readonly taken: ReadonlySet<string>;
   readonly onChanged: () => void;
   readonly onClose: () => void;

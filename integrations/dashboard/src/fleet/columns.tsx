@@ -1,4 +1,4 @@
-/** The columns of the fleet's table: what each is called, sorts by and shows. */
+/** The columns of the fleet's table: their titles, order and cells. */
 
 import type { ReactNode } from "react";
 import * as format from "../format";
@@ -12,10 +12,10 @@ import type { Summary } from "./summary";
 interface Column {
   readonly key: Exclude<SortKey, "name">;
   readonly title: string;
-  /** What the column means, for a hover over its head. */
+  /** The meaning of the column, as the tooltip of its head. */
   readonly hint: string;
   readonly numeric?: boolean;
-  /** Which order is of use first. */
+  /** Whether the first click sorts by the highest value. */
   readonly descendingFirst?: boolean;
   readonly cell: (row: Summary, now: number, spark: Spark | undefined) => ReactNode;
 }
@@ -106,7 +106,7 @@ export function Charge({ value, state }: { value: number | null; state: string }
   );
 }
 
-/** The most pressing alert, and how many more there are; notes are for the device's own page. */
+/** The most pressing alert, and how many more there are; notes are on the device's page only. */
 function Alerts({ row }: { row: Summary }) {
   const [first, ...more] = row.alerts.filter(({ severity }) => severity !== "note");
   if (!first) return <span className="muted">none</span>;

@@ -1,4 +1,4 @@
-/** What the fleet's table lists: devices, and above those of a group its head. */
+/** The rows of the fleet's table: devices, and a head above those of each group. */
 
 import { type Group, type Grouping, inGroups } from "./groups";
 import type { Summary } from "./summary";
@@ -8,7 +8,7 @@ export type Entry =
   | { readonly kind: "group"; readonly group: Group; readonly isOpen: boolean };
 
 /**
- * The rows in their order, under heads where they are grouped; those of closed groups are left out.
+ * The rows in order, with heads if they are grouped; the devices of closed groups are left out.
  */
 export function entriesOf(
   rows: readonly Summary[],
@@ -24,6 +24,6 @@ export function entriesOf(
   });
 }
 
-/** What an entry is, whatever becomes of its figures. */
+/** Identifies an entry, also when its figures change. */
 export const entryKey = (entry: Entry): string =>
   entry.kind === "device" ? `device ${entry.row.id}` : `group ${JSON.stringify(entry.group.name)}`;

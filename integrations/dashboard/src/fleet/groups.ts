@@ -1,5 +1,5 @@
 /**
- * Devices in groups: by where a fleet has them, or by a part of their ids, such as the site-a of
+ * Devices in groups: by their site in a fleet, or by a part of their ids, such as the site-a of
  * site-a/gate-1 or of site-a-gate-1.
  */
 
@@ -21,13 +21,13 @@ export const BY_SITE = "site";
 export type Grouping = PartOfId | typeof BY_SITE;
 
 export interface Group {
-  /** Null: the devices of no site, or whose ids have no such part. */
+  /** Null for the devices without a site, or without that part in their ids. */
   readonly name: string | null;
   readonly rows: readonly Summary[];
   readonly state: Summary["state"];
 }
 
-/** The name of an id's group; null where it has no such part. */
+/** The name of an id's group; null if the id has no such part. */
 export function groupName(id: string, { separator, first, last }: PartOfId): string | null {
   const parts = id.split(separator);
   if (parts.length < last) return null;
@@ -52,7 +52,7 @@ function worstState(rows: readonly Summary[]): Summary["state"] {
   return STATES.find((state) => states.has(state)) ?? "unknown";
 }
 
-/** A sum over the devices of a group that are live, as the totals of the page have it. */
+/** A sum over the live devices of a group, by the same rule as the totals of the page. */
 export function groupSum({ rows }: Group, key: "consumption" | "dayWh" | "solar" | "grid") {
   return sumOfKnown(rows.filter(({ stale }) => !stale).map((row) => row[key]));
 }
@@ -60,7 +60,7 @@ export function groupSum({ rows }: Group, key: "consumption" | "dayWh" | "solar"
 const SEPARATORS = ["/", ".", ":", "_", "-"];
 const MOST_PARTS = 4;
 
-/** A grouping that these ids have, with the names of its groups. */
+/** A grouping that these ids allow, with the names of its groups. */
 export interface Offer {
   readonly grouping: PartOfId;
   readonly names: readonly string[];
@@ -71,14 +71,15 @@ export interface Offer {
  * devices.
  */
 export function offers(ids: readonly string[]): Offer[] {
-  const kept = new Map<string, Offer>(); // by which ids are together
+  const kept = new Map<string, Offer>(); // by the division of the ids
   for (const grouping of candidates(ids)) {
     const names = ids.map((id) => groupName(id, grouping));
     const different = [...new Set(names)];
     if (different.length < 2 || different.length === ids.length) continue;
     const places = new Map(different.map((name, place) => [name, place]));
     const together = names.map((name) => places.get(name)).join();
-    // Of two that are alike, site-a says more than a, and site-a-gate no more than site-a.
+    // Of two groupings with the same division, site-a says more than a, and no less than
+    // site-a-gate.
     const before = kept.get(together)?.grouping;
     if (before && !(before.first > 1 && grouping.first === 1)) continue;
     kept.set(together, { grouping, names: different.filter((name) => name !== null).sort() });
@@ -102,7 +103,7 @@ function candidates(ids: readonly string[]): PartOfId[] {
 
 export const isSame = (a: Grouping | null, b: Grouping | null): boolean => keyOf(a) === keyOf(b);
 
-/** A grouping as a text that is its own. */
+/** A text that identifies a grouping. */
 export function keyOf(grouping: Grouping | null): string {
   if (!grouping) return "";
   if (grouping === BY_SITE) return BY_SITE;
@@ -111,8 +112,8 @@ export function keyOf(grouping: Grouping | null): string {
 }
 
 /**
- * The grouping that an address asks for: ?by=site, ?split=-&part=1 or ?split=-&part=1-2; null where
- * it asks for none.
+ * The grouping in the query of an address: ?by=site, ?split=-&part=1 or ?split=-&part=1-2; null if
+ * there is none.
  */
 export function groupingOf(query: string): Grouping | null {
   const parameters = new URLSearchParams(query);
@@ -124,7 +125,7 @@ export function groupingOf(query: string): Grouping | null {
   return first <= last ? { separator, first, last } : null;
 }
 
-/** An address's query with this grouping in place of any other; what else it asks for stays. */
+/** The query of an address with this grouping in place of the present one; all else stays. */
 export function queryWith(query: string, grouping: Grouping | null): string {
   const parameters = new URLSearchParams(query);
   parameters.delete("by");

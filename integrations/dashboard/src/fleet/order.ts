@@ -23,13 +23,13 @@ const isCritical = (row: Summary): boolean => row.powerState === "critical";
 const isLow = (row: Summary): boolean => row.powerState === "low";
 const isDraining = (row: Summary): boolean => !row.stale && row.battery !== null && row.battery > 0;
 
-/** Whether a device has an alert that needs a person; a note does not. */
+/** Whether a device has an alert that needs action; a note does not. */
 export const hasAlert = (row: Summary): boolean =>
   row.alerts.some(({ severity }) => severity !== "note");
 
 /**
- * The filters. A device may match several, such as a stale one whose battery was critical when it
- * fell silent.
+ * The filters. A device may match several: one that fell silent with a critical battery is stale
+ * and critical.
  */
 export const FILTERS = {
   all: { title: "All", keeps: () => true },
@@ -60,7 +60,7 @@ export function search(rows: readonly Summary[], text: string): readonly Summary
   });
 }
 
-/** Devices by name, as people count: Node 2 before Node 10. */
+/** Devices by name, with numbers in order: Node 2 before Node 10. */
 export function byName<Device extends { readonly id: string; readonly name: string }>(
   devices: readonly Device[],
 ): Device[] {
@@ -69,11 +69,11 @@ export function byName<Device extends { readonly id: string; readonly name: stri
   );
 }
 
-// A battery that runs out within a day may not see the sun again before.
+// A battery that lasts less than a day may be empty before the sun charges it again.
 const SHORT_RUNTIME_HOURS = 24;
 
 /**
- * The most urgent first; of two alike, the one with the lower figure that `by` names.
+ * The most urgent first; within one level, the lower figure of `by` first.
  */
 const NEEDS: readonly {
   is: (row: Summary) => boolean;
@@ -81,7 +81,8 @@ const NEEDS: readonly {
 }[] = [
   { is: isCritical, by: "leastCharge" },
   { is: isLow, by: "leastCharge" },
-  { is: (row) => row.alerts.some(({ severity }) => severity === "critical") }, // below a threshold of its own
+  // Below a threshold of its own.
+  { is: (row) => row.alerts.some(({ severity }) => severity === "critical") },
   { is: (row) => row.runtime !== null && row.runtime < SHORT_RUNTIME_HOURS, by: "runtime" },
   { is: (row) => row.state === "stale", by: "lastSeen" },
   { is: (row) => row.state === "silent" },
@@ -98,7 +99,7 @@ function compareNeeds(a: Summary, b: Summary): number {
   return compareKnown(a[by], b[by]);
 }
 
-/** The lesser first, or last where the sign is -1; what is not known comes last either way. */
+/** The lower value first, or last if the sign is -1; unknown values come last in both cases. */
 function compareKnown(a: number | null, b: number | null, sign: 1 | -1 = 1): number {
   if (a === null || b === null) return Number(a === null) - Number(b === null);
   return sign * (a - b);
@@ -122,8 +123,8 @@ function value(row: Summary, key: Exclude<SortKey, "name" | "need">): number | n
 }
 
 /**
- * Rows that come by name in the order asked for; what is not known comes last either way, and
- * equals stay by name.
+ * Sorts rows that are in order of name; unknown values come last in both directions, and equal ones
+ * stay in order of name.
  */
 export function order(rows: readonly Summary[], { key, descending }: Sort): readonly Summary[] {
   if (key === "name") return descending ? [...rows].reverse() : rows;

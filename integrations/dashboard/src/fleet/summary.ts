@@ -1,4 +1,4 @@
-/** A device as the page shows it: its state, its figures and its alerts. */
+/** A device as the page shows it: its state, figures and alerts. */
 
 import type {
   DeviceBudget,
@@ -9,10 +9,10 @@ import type {
 } from "@blackroad/power-client";
 import { meterName } from "../device/lines";
 import * as format from "../format";
-import type { FleetData } from "../live/fleet";
+import type { FleetData, Heard } from "../live/fleet";
 import { counted, NO_WATTS, type Watts, wattsOf } from "./watts";
 
-/** A device without a reading for so long is shown as stale. */
+/** After that time without a reading, a device is stale. */
 const STALE_AFTER_MS = 120_000;
 const DAY_MS = 86_400_000;
 
@@ -20,7 +20,7 @@ const DAY_MS = 86_400_000;
 const DEFAULT_SHUTDOWN_THRESHOLD = 3;
 
 /**
- * A meter's state for people: the library calls a full battery "charging" too.
+ * A meter's state for people. The library calls a full battery "charging", too.
  */
 export type MeterState = PowerState | "full" | "producing";
 
@@ -42,10 +42,10 @@ export interface Summary extends Watts {
   /** Its site, as its forwarder names it; null if it has none. */
   readonly site: string | null;
   readonly state: DeviceState;
-  /** The state without regard to its age. */
+  /** The state at the newest reading, however old it is. */
   readonly powerState: MeterState;
   readonly stale: boolean;
-  /** The least charge of what is low or critical; null where nothing is. */
+  /** The lowest charge of the low and critical meters; null if there are none. */
   readonly leastCharge: number | null;
   /** What it used in the last 24 hours. */
   readonly dayWh: number | null;
@@ -57,15 +57,17 @@ export interface Summary extends Watts {
   readonly alerts: readonly Alert[];
 }
 
-const FULL_PCT = 95; // from there on the library's state of a battery is "charging", whatever flows
+// From there on the library calls a battery "charging", even if nothing flows in.
+const FULL_PCT = 95;
 
-/** A meter's state: low and critical by its charge, charging by what flows. */
+/** A meter's state: low and critical by its charge, charging by its watts. */
 export function stateOf(meter: PowerMeter): MeterState {
   const { type, state, wattage } = meter;
   if (type === "main" || state === "low" || state === "critical") return state;
   if (type === "solar" && state !== "unknown")
     return wattage !== null && wattage > 0 ? "producing" : "normal";
-  if (type !== "solar" && wattage !== null && wattage < 0) return "charging"; // whether the charge is known or not
+  // Also if the charge is not known.
+  if (type !== "solar" && wattage !== null && wattage < 0) return "charging";
   if (state === "unknown" || meter.charge_pct === null) return state;
   return meter.charge_pct >= FULL_PCT ? "full" : "normal";
 }
@@ -81,8 +83,8 @@ const WORST_FIRST: readonly MeterState[] = [
 ];
 
 /**
- * The meters that decide a device's state: batteries and UPSs; without them, the mains; without
- * those, the panels.
+ * The meters that decide a device's state: batteries and UPSs; if there are none, the mains; if
+ * there are none, the panels.
  */
 function telling(meters: readonly PowerMeter[]): readonly PowerMeter[] {
   const storing = meters.filter((meter) => meter.type === "battery" || meter.type === "ups");
@@ -110,7 +112,7 @@ function chargeAlert(meter: PowerMeter): Alert {
 }
 
 /**
- * An alert only for a threshold that was set: some devices always run below the default.
+ * Below the default threshold it is only a note, because some devices always run below that.
  */
 function thresholdAlert(
   { shutdown_threshold: threshold }: DeviceRecord,
@@ -162,15 +164,12 @@ function alertsOf(
   return alerts.sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity));
 }
 
-/** Whether a moment, in milliseconds, is too long ago to be the present; null always is. */
+/** Whether a moment, in milliseconds, is too long ago to count as present; null always is. */
 export const isStale = (moment: number | null, now: number): boolean =>
   moment === null || now - moment > STALE_AFTER_MS;
 
-/** Whether a moment is after now, by more than clocks differ anyway. */
+/** Whether a moment is in the future, by more than clocks usually differ. */
 export const isAhead = (moment: number, now: number): boolean => moment - now >= format.AHEAD_MS;
-
-/** When each meter was heard of last, by its id, in milliseconds by the service's clock. */
-export type Heard = ReadonlyMap<string, number>;
 
 /**
  * When the newest reading was taken, or, if the device's clock is ahead, when it reached the page.
@@ -186,7 +185,7 @@ function heardAt(
 }
 
 /**
- * The energy of the last 24 hours; null without readings in them, or if the watts of a meter that
+ * The energy of the last 24 hours; null if they have no readings, or if the watts of a meter that
  * counts are not known.
  */
 function dayWh(
@@ -245,14 +244,14 @@ const NOTHING = {
 } as const;
 
 /**
- * Whether a summary that was made before is still true, as far as time alone could have changed it.
+ * Whether a summary is still true, as far as time alone can change it.
  */
 function stillTrue({ lastSeen, lastHeard, stale, ahead }: Summary, now: number): boolean {
   if (stale !== isStale(lastHeard, now)) return false;
   return lastSeen === null || ahead === isAhead(lastSeen, now);
 }
 
-/** The summaries of a fleet. Only those of devices that changed are made again. */
+/** The summaries of a fleet. Only devices that changed get a new one. */
 export class Summaries {
   readonly #known = new Map<string, { from: readonly unknown[]; summary: Summary }>();
 
@@ -298,7 +297,9 @@ export function sumOfKnown(values: readonly (number | null)[]): {
   return { sum: known.reduce((all, value) => all + value, 0), unknown };
 }
 
-/** A meter's volts or amperes; null where its latest reading lacks them, and 0 stands for that. */
+/**
+ * A meter's volts or amperes; null if its latest reading lacks them, for which the service has 0.
+ */
 export function measured(meter: PowerMeter, name: "voltage" | "current_draw"): number | null {
   if (meter.updated_at === null) return null;
   return meter.power_known || meter[name] !== 0 ? meter[name] : null;

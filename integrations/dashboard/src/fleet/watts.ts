@@ -1,25 +1,25 @@
 /**
- * What a device's meters add up to now: where power comes from, what is used, what is stored, how
- * long it lasts.
+ * The present figures of a device from its meters: where power comes from, how much it uses and
+ * stores, and how long it lasts.
  *
- * The rules are the library's (its budget and its report), so that the figures can follow the
- * stream meter by meter; a test holds them against the service's own. Watts that are not known are
- * null, never 0.
+ * The rules are those of the library's budget and report; they are repeated here so that the
+ * figures can follow the stream, and a test compares them with the service's. Watts that are not
+ * known are null, never 0.
  */
 
 import type { PowerMeter } from "@blackroad/power-client";
 
-/** Watts out of a source are positive, into it negative. */
+/** Watts out of a source are positive, watts into it negative. */
 export interface Watts {
-  /** Over every active meter, as the shutdown threshold has it. */
+  /** Over all active meters: the figure for the shutdown threshold. */
   readonly total: number | null;
   readonly solar: number | null;
-  /** Of the mains; without mains, of the UPSs. */
+  /** Of the mains; if there are none, of the UPSs. */
   readonly grid: number | null;
   readonly battery: number | null;
   /** What the device uses: all that comes out of its sources, less what goes into them. */
   readonly consumption: number | null;
-  /** Percent, the mean of its batteries; without a battery, of its UPSs. */
+  /** Percent, the mean of its batteries; if there are none, of its UPSs. */
   readonly charge: number | null;
   /** Hours until the batteries are empty. */
   readonly runtime: number | null;
@@ -36,8 +36,8 @@ export const NO_WATTS: Watts = {
 };
 
 /**
- * The meters that count in what a device uses: a UPS in line with the mains passes on the same
- * watts.
+ * The meters that count in the consumption of a device: a UPS in line with the mains only passes on
+ * the same watts.
  */
 export function counted<Meter extends Pick<PowerMeter, "type">>(
   meters: readonly Meter[],
@@ -52,8 +52,8 @@ function exactWatts(meter: PowerMeter): number | null {
 }
 
 /**
- * The sum of these meters' watts; null where those of one are not known: the rest would be too
- * little.
+ * The sum of these meters' watts; null if one of them is not known, because the sum of the others
+ * would be too low.
  */
 function sumOf(meters: readonly PowerMeter[]): number | null {
   let sum = 0;
@@ -65,12 +65,11 @@ function sumOf(meters: readonly PowerMeter[]): number | null {
   return sum;
 }
 
-// Meters are a few percent off: what is that little below zero is zero.
+// Meters are a few percent off: a sum that is only that far below zero counts as zero.
 const TOLERANCE = 0.03;
 
 /**
- * What a device uses; not known where more goes into its batteries than comes out of any meter it
- * has.
+ * What a device uses; not known if more goes into its batteries than comes out of all its meters.
  */
 function consumptionOf(meters: readonly PowerMeter[]): number | null {
   const sum = sumOf(meters);
@@ -87,7 +86,7 @@ function meanCharge(meters: readonly PowerMeter[]): number | null {
   return known.length > 0 ? known.reduce((sum, charge) => sum + charge, 0) / known.length : null;
 }
 
-/** What batteries of known capacity and charge hold, and what they can still take. */
+/** The energy in the batteries of known capacity and charge, and how much more they can take. */
 export interface Stored {
   readonly batteries: readonly PowerMeter[];
   readonly left_wh: number;
@@ -95,7 +94,7 @@ export interface Stored {
 }
 
 /**
- * Null without such a battery; one of unknown capacity or charge does not count, as in the
+ * Null without such a battery. A battery of unknown capacity or charge does not count, as in the
  * library's runtime.
  */
 export function storedIn(meters: readonly PowerMeter[]): Stored | null {
@@ -112,8 +111,8 @@ export function storedIn(meters: readonly PowerMeter[]): Stored | null {
 }
 
 /**
- * Null where what is stored is not known, while it does not drain, or where the watts of a battery
- * are not known.
+ * Null if the stored energy or the watts of a battery are not known, or if the batteries do not
+ * drain.
  */
 function runtimeHours(meters: readonly PowerMeter[]): number | null {
   const stored = storedIn(meters);
@@ -122,7 +121,7 @@ function runtimeHours(meters: readonly PowerMeter[]): number | null {
   return drain !== null && drain > 0 ? stored.left_wh / drain : null;
 }
 
-/** The figures over a device's active meters. */
+/** The figures of a device's active meters. */
 export function wattsOf(meters: readonly PowerMeter[]): Watts {
   const active = meters.filter((meter) => meter.active);
   const counting = counted(active);

@@ -1,5 +1,6 @@
 /**
- * The fleet's facts about its devices, and how far its engine is; empty if the service shows a file.
+ * The fleet's facts about its devices, and how far its engine is. Empty if the service shows a
+ * file.
  */
 
 import type { FleetDevice, FleetState } from "@blackroad/power-client";
@@ -13,7 +14,7 @@ export interface Facts {
   readonly devices: ReadonlyMap<string, FleetDevice>;
   /** Null if not requested: it covers all devices, and this token is for some of them. */
   readonly state: FleetState | null;
-  /** Why the last load failed; null after one that did not. */
+  /** Why the last load failed; null after a success. */
   readonly error: unknown;
 }
 

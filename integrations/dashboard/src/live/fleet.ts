@@ -1,36 +1,41 @@
 /**
- * Every device with its meters' present states and its budget, as the client's hooks follow them.
+ * Every device with its meters' present states and its budget, from the client's hooks.
  */
 
 import type { DeviceBudget, DeviceRecord, Me, PowerMeter } from "@blackroad/power-client";
 import { useBudget, useDevices, useLivePower } from "@blackroad/power-client/react";
 import { useMemo, useRef } from "react";
 import { present } from "../clock";
-import type { Heard } from "../fleet/summary";
 import { type Facts, useFacts } from "./facts";
 
-const BUDGET_MS = 15_000; // watts are live; the energy of a day moves slowly
+const BUDGET_MS = 15_000; // watts are live; the energy of a day changes slowly
+
+/**
+ * When each meter's newest reading reached the page, by the meter's id, in milliseconds since the
+ * epoch by the service's clock.
+ */
+export type Heard = ReadonlyMap<string, number>;
 
 export interface FleetData {
   readonly devices: readonly DeviceRecord[];
-  /** By device id; each in order of adding. */
+  /** By device id; the meters of each in the order in which they were added. */
   readonly meters: ReadonlyMap<string, readonly PowerMeter[]>;
   /** By device id. */
   readonly budgets: ReadonlyMap<string, DeviceBudget>;
   readonly heard: Heard;
-  /** Of a fleet: what it knows beside the rest. */
+  /** What only a fleet knows; empty for a file. */
   readonly facts: Facts;
 }
 
 export interface Fleet {
-  /** Undefined until devices and meters are there; the budgets may come later. */
+  /** Undefined until devices and meters are loaded; the budgets may come later. */
   readonly data: FleetData | undefined;
-  /** Why the last load of any of them failed; undefined while none has. */
+  /** Why the last load of one of them failed; undefined if none did. */
   readonly error: unknown;
   readonly refetch: () => void;
 }
 
-/** The fleet; one component shows it, and hands it on. */
+/** The fleet. One component calls this, and passes the result on. */
 export function useFleet(me: Me | undefined): Fleet {
   const devices = useDevices();
   const live = useLivePower();

@@ -1,6 +1,6 @@
 /**
- * A device's meters over a span of time: fetched once, then followed as readings come, where it
- * goes up to now.
+ * A device's meters over a span of time: fetched once; if the span goes up to now, new readings are
+ * added as they come.
  *
  * Fetched again after each reconnect, because the stream does not repeat readings; after a
  * deletion; regularly, for new statistics; and after so many live readings that the service should
@@ -21,7 +21,7 @@ import { present } from "../clock";
 import { detailOf, endsOf, energyMoments, isLive, lengthOf, type Span } from "./span";
 
 const REFRESH_MS = 60_000; // at the soonest: a month of readings is a lot of work for the service
-const TELL_MS = 200; // however much comes, the charts are drawn five times a second at most
+const TELL_MS = 200; // the charts are drawn five times a second at most
 const MAX_POINTS = 2000; // of each meter, as the service thins them out
 const DAY_MS = 86_400_000;
 const MOST_HOURLY_DAYS = 800; // beyond, days of UTC are enough: hours would be megabytes
@@ -54,7 +54,7 @@ const samplesOf = ({ timestamps_ms, voltage, wattage, charge_pct }: Series): Sam
 
 export interface HistoryState {
   readonly phase: "loading" | "ready" | "failed";
-  /** Why the last fetch failed; null after one that did not. */
+  /** Why the last fetch failed; null after a success. */
   readonly error: unknown;
   /** By meter id, oldest first. */
   readonly readings: ReadonlyMap<string, readonly Sample[]>;
@@ -75,7 +75,8 @@ const NOTHING: HistoryState = {
 /** The history of these meters of a device, and how to fetch it again. */
 export function useHistory(deviceId: string, meterIds: readonly string[], span: Span) {
   const client = usePowerClient();
-  const [ids, key] = [JSON.stringify(meterIds), JSON.stringify(span)]; // by value: others are made at each render
+  // By value: each render makes new objects.
+  const [ids, key] = [JSON.stringify(meterIds), JSON.stringify(span)];
   const history = useMemo(
     () => new History(client, deviceId, JSON.parse(ids), JSON.parse(key)),
     [client, deviceId, ids, key],
@@ -137,7 +138,7 @@ class History {
 
   async #readings(signal: AbortSignal): Promise<Pick<HistoryState, "readings" | "readingsError">> {
     const [from, to] = endsOf(this.span, present());
-    // A clock may be ahead: what is dated after now is of the last hours as well.
+    // A device's clock may be ahead: readings dated after now belong to the last hours, too.
     const until = this.span.kind === "last" ? undefined : new Date(to);
     const options = { since: new Date(from), until, maxPoints: MAX_POINTS, signal };
     try {
@@ -153,8 +154,8 @@ class History {
   }
 
   /**
-   * The hours of the span, and of the days before it that its energy begins with; of many years,
-   * the days.
+   * The hours of the span, and of the days before it that its energy chart begins with; for many
+   * years, the days.
    */
   #statistics(signal: AbortSignal): Promise<Map<string, PowerStatistics[]>> {
     const now = present();
@@ -175,7 +176,7 @@ class History {
       deviceIds: [this.deviceId],
       onReading: (reading) => this.#onReading(reading),
       onDeleted: ({ kind }) => {
-        if (kind === "readings") void this.fetch(); // without a meter, there is another history
+        if (kind === "readings") void this.fetch(); // a deleted meter changes `meterIds` anyway
       },
       onStatus: ({ state }) => {
         if (state === "open" && this.#state.phase !== "loading") void this.fetch();
@@ -201,8 +202,8 @@ class History {
   }
 
   /**
-   * Add readings that came live, where they are later than what is there: the fetch may have
-   * brought them as well.
+   * Add live readings that are later than those that are there: the fetch may have brought some of
+   * them, too.
    */
   #append(fresh: readonly PowerReading[]): void {
     const readings = new Map(this.#state.readings);

@@ -13,7 +13,8 @@ export function useLoadedMe(): Me | undefined {
   const [me, setMe] = useState<Me>();
   useEffect(() => {
     const control = new AbortController();
-    client.me({ signal: control.signal }).then(setMe, () => undefined); // the service then refuses what is not allowed
+    // If this fails, the service itself refuses what is not allowed.
+    client.me({ signal: control.signal }).then(setMe, () => undefined);
     return () => control.abort();
   }, [client]);
   return me;

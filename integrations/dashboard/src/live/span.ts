@@ -31,7 +31,7 @@ export type Span =
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
 
-/** The first moment of the unit that a moment is in, or of one so many units later. */
+/** The first moment of the unit that contains a moment, or of the unit that many units later. */
 export function unitStart(unit: CalendarUnit, moment: number, later = 0): number {
   const day = new Date(moment);
   const [year, month, date] = [day.getFullYear(), day.getMonth(), day.getDate()];
@@ -47,7 +47,7 @@ export function unitStart(unit: CalendarUnit, moment: number, later = 0): number
   }
 }
 
-/** The unit that a moment is in, or the one so many later. */
+/** The unit that contains a moment, or the one that many units later. */
 export function calendarSpan(unit: CalendarUnit, moment: number, later = 0): Span {
   return {
     kind: "calendar",
@@ -82,7 +82,7 @@ export function shifted(span: Span, direction: -1 | 1, now: number): Span {
   return { kind: "between", from: from + by, to: to + by };
 }
 
-/** Whether what is read now is within. */
+/** Whether the span contains the present. */
 export const isLive = (span: Span, now: number): boolean => span.kind === "last" || span.to > now;
 
 /**
@@ -92,13 +92,15 @@ export type Detail = "readings" | "hours" | "days";
 
 export function detailOf(span: Span): Detail {
   const length = lengthOf(span);
-  if (length <= 2 * DAY_MS + HOUR_MS) return "readings"; // two days, also where a clock is turned back
-  return length < 28 * DAY_MS - HOUR_MS ? "hours" : "days"; // a month is drawn by days, also February
+  // An hour more or less than the limit: the end of summer time makes two days longer, and its
+  // beginning can make a month of 28 days shorter.
+  if (length <= 2 * DAY_MS + HOUR_MS) return "readings";
+  return length < 28 * DAY_MS - HOUR_MS ? "hours" : "days";
 }
 
 export type EnergyUnit = "hour" | "day" | "week" | "month";
 
-/** By what a span's energy is divided. */
+/** The unit by which the energy of a span is divided. */
 export function energyUnitOf(span: Span): EnergyUnit {
   const length = lengthOf(span);
   if (span.kind !== "last" && length <= 2 * DAY_MS + HOUR_MS) return "hour";

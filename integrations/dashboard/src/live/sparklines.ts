@@ -17,7 +17,7 @@ export type Spark = readonly (number | null)[];
 
 export interface SparklinesState {
   readonly sparks: ReadonlyMap<string, Spark>;
-  /** Why the last load failed; null after one that did not. */
+  /** Why the last load failed; null after a success. */
   readonly error: unknown;
 }
 
@@ -55,7 +55,7 @@ export class Sparklines {
   }
 
   #loadIn(ms: number): void {
-    if (this.#loading) return; // it goes on by itself
+    if (this.#loading) return; // when it is done, it loads again by itself
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => void this.#load(), ms);
   }
@@ -106,9 +106,9 @@ export function useSparklinesStore(): Sparklines {
   return useMemo(() => new Sparklines(client), [client]);
 }
 
-/** The sparklines of the devices that are in sight. */
+/** The sparklines of the visible devices. */
 export function useSparklines(store: Sparklines, ids: readonly string[]): SparklinesState {
-  const key = JSON.stringify(ids); // by value: another array is made at each render
+  const key = JSON.stringify(ids); // by value: each render makes a new array
   useEffect(() => store.see(JSON.parse(key)), [store, key]);
   return useSyncExternalStore(store.subscribe, store.state);
 }

@@ -1,5 +1,5 @@
 /**
- * The hours of a device's meters since yesterday, loaded again each minute, and when readings were
+ * The hours of a device's meters since yesterday, loaded again each minute, and after readings were
  * deleted.
  */
 
@@ -8,12 +8,12 @@ import { usePowerClient, useStreamStatus } from "@blackroad/power-client/react";
 import { useEffect, useState } from "react";
 
 const REFRESH_MS = 60_000;
-const DAYS = 3; // the local day before this one begins within them, wherever one is
+const DAYS = 3; // in every time zone, yesterday begins within them
 
 export interface Today {
-  /** By meter id; undefined until they are there. */
+  /** By meter id; undefined until they are loaded. */
   readonly hours: ReadonlyMap<string, readonly PowerStatistics[]> | undefined;
-  /** Why the last load failed; null after one that did not. */
+  /** Why the last load failed; null after a success. */
   readonly error: unknown;
 }
 
@@ -21,8 +21,8 @@ export function useToday(deviceId: string, meterIds: readonly string[]): Today {
   const client = usePowerClient();
   const { state } = useStreamStatus();
   const [today, setToday] = useState<Today>({ hours: undefined, error: null });
-  const ids = JSON.stringify(meterIds); // by value: the array is another one at each render
-  // biome-ignore lint/correctness/useExhaustiveDependencies: loaded anew when the stream is open again
+  const ids = JSON.stringify(meterIds); // by value: each render makes a new array
+  // biome-ignore lint/correctness/useExhaustiveDependencies: a new stream loads anew
   useEffect(() => {
     const control = new AbortController();
     const { signal } = control;

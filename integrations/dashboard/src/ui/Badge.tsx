@@ -1,4 +1,6 @@
-/** A device's or a meter's state: a word and a shape, so that nothing hangs on colour alone. */
+/**
+ * The state of a device or meter as a word and a shape: colour alone says nothing to some users.
+ */
 
 import type { DeviceState } from "../fleet/summary";
 

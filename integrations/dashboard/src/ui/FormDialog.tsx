@@ -1,13 +1,14 @@
 /**
- * A dialog with fields. When the service refuses, it shows the reason and keeps what was filled in.
+ * A dialog with fields. If the service refuses, the dialog shows the reason and keeps the input.
  */
 
-import { type FormEvent, type ReactNode, useEffect, useId, useRef, useState } from "react";
+import { type FormEvent, type ReactNode, useId, useRef, useState } from "react";
+import { Dialog } from "./Dialog";
 import { errorText } from "./states";
 
 interface FormDialogProps {
   readonly title: string;
-  /** What sending it does: shown above the buttons. */
+  /** Says what happens on sending, above the buttons. */
   readonly effect: ReactNode;
   readonly send: string;
   /** Reads the fields and acts on them; throws an Error with the problem. */
@@ -20,8 +21,6 @@ export function FormDialog({ title, effect, send, onSend, onClose, children }: F
   const dialog = useRef<HTMLDialogElement>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const [busy, setBusy] = useState(false);
-  const id = useId();
-  useEffect(() => dialog.current?.showModal(), []);
 
   async function submit(event: FormEvent<HTMLFormElement>): Promise<void> {
     event.preventDefault();
@@ -37,15 +36,7 @@ export function FormDialog({ title, effect, send, onSend, onClose, children }: F
   }
 
   return (
-    <dialog
-      ref={dialog}
-      className="card"
-      aria-labelledby={`${id}-title`}
-      onClose={onClose}
-      // A user who leaves now would not learn of a failure.
-      closedby={busy ? "none" : "closerequest"}
-    >
-      <h2 id={`${id}-title`}>{title}</h2>
+    <Dialog ref={dialog} title={title} busy={busy} onClose={onClose}>
       <form className="fields" onSubmit={submit} noValidate>
         {children}
         <p className="muted">{effect}</p>
@@ -66,7 +57,7 @@ export function FormDialog({ title, effect, send, onSend, onClose, children }: F
           </button>
         </div>
       </form>
-    </dialog>
+    </Dialog>
   );
 }
 
@@ -78,7 +69,7 @@ interface FieldProps {
   readonly numeric?: boolean;
 }
 
-/** A field with its label, and what it does. */
+/** A field with its label and hint. */
 export function Field({ name, label, value, hint, numeric = false }: FieldProps) {
   const id = useId();
   return (

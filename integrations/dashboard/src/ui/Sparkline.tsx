@@ -1,4 +1,4 @@
-/** A day as a line without axes: its course, and in words its least and most. */
+/** A day as a line without axes; its lowest and highest watts are in its label. */
 
 import * as format from "../format";
 import type { Spark } from "../live/sparklines";
@@ -6,7 +6,7 @@ import type { Spark } from "../live/sparklines";
 const [WIDTH, HEIGHT, MARGIN] = [72, 24, 2];
 
 /**
- * The line's parts as a path, broken where nothing is known; an hour between two gaps is a point.
+ * The line as a path, with gaps where the watts are not known; an hour between two gaps is a point.
  */
 export function sparkPath(values: Spark, width = WIDTH, height = HEIGHT): string {
   const known = values.filter((value) => value !== null);

@@ -5,7 +5,7 @@ import * as format from "../format";
 interface TimeProps {
   /** Milliseconds since the epoch. */
   readonly at: number;
-  /** Say the UTC time as well, in place of the hover. */
+  /** Show the UTC time beside it, too. */
   readonly withUtc?: boolean;
 }
 

@@ -12,7 +12,7 @@ export function saveFile(text: string, kind: keyof typeof TYPES, name: string): 
   setTimeout(() => URL.revokeObjectURL(url));
 }
 
-/** A name of these parts, the last of which is its ending, that any file system takes. */
+/** A file name that every file system accepts, made of these parts; the last is the extension. */
 export function fileName(...parts: string[]): string {
   const safe = parts.map((part) => part.replace(/[^\w.-]+/g, "_"));
   return `${safe.slice(0, -1).join("-")}.${safe.at(-1)}`;

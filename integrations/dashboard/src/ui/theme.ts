@@ -1,5 +1,5 @@
 /**
- * Light or dark, as the system has it: the canvas of a chart must be told, everything else is CSS.
+ * Light or dark, as the system is set. Only the canvas of a chart needs this; the rest is CSS.
  */
 
 import { useSyncExternalStore } from "react";

@@ -1,3 +1,3 @@
-/** What the browser's tab says: how many alerts there are is seen while another tab is. */
+/** The title of the browser's tab: it counts the alerts, also while another tab is in front. */
 export const pageTitle = (view: string, alerts = 0): string =>
   `${alerts > 0 ? `(${alerts}) ` : ""}${view} · Power`;

@@ -71,6 +71,7 @@ export function directory(): string {
 /** The service on a file that one part of edge.py has filled. */
 export class Service {
   readonly db: string;
+  /** 0 until it has started: the system gives it one, which it keeps when it starts again. */
   port = 0;
   #process: ChildProcess | undefined;
   #log = "";
@@ -89,7 +90,6 @@ export class Service {
     const [part = "obey", ...more] = fill;
     if (part !== "obey") python("tests/edge.py", part, service.db, ...more);
     onTestFinished(() => service.kill());
-    service.port = await freePort();
     await service.run();
     return service;
   }
@@ -100,6 +100,7 @@ export class Service {
     const dist = ["--dashboard", join(DASHBOARD, "dist")];
     const child = spawn(PYTHON, [...args, ...dist, ...this.options], { env: ENVIRONMENT });
     this.#process = child;
+    this.#log = "";
     child.stderr.on("data", (text) => {
       this.#log += text;
     });
@@ -108,6 +109,9 @@ export class Service {
     });
     await eventually(async () => {
       if (child.exitCode !== null) throw new Error(`the service has ended:\n${this.#log}`);
+      const listening = /listening at http:\S+:(\d+)\n/.exec(this.#log);
+      if (!listening) return false;
+      this.port = Number(listening[1]);
       return fetch(`${this.url}/readyz`).then(
         (answer) => answer.ok,
         () => false,
@@ -158,7 +162,7 @@ export class Service {
 /** The service's own demonstration, until the test ends; its address. */
 export async function demo(): Promise<string> {
   const args = ["-m", "power_service", "--demo", "--quiet", "--dashboard", join(DASHBOARD, "dist")];
-  const child = spawn(PYTHON, [...args, "--port", String(await freePort())], { env: ENVIRONMENT });
+  const child = spawn(PYTHON, [...args, "--port", "0"], { env: ENVIRONMENT });
   onTestFinished(async () => {
     child.kill("SIGTERM"); // it takes its directory with it
     await ended(child);

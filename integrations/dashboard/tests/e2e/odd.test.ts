@@ -58,7 +58,7 @@ test("a name of two hundred characters without a space is wider than nothing", a
   }
 });
 
-test("kilowatts and a common alert have room: no card is higher than its row, and nothing is cut off", async () => {
+test("kilowatts, kilowatt-hours and a common alert fit into rows and cards", async () => {
   const service = await Service.start(["crowd", "--devices", "4"], "--no-auth");
   const writer = new Writer(service.db);
   for (const name of ["node-0001", "node-0002"]) {
@@ -70,21 +70,45 @@ test("kilowatts and a common alert have room: no card is higher than its row, an
   const [panel, pack] = await writer.call<{ id: string }[]>("list_meters", "node-0003");
   await writer.call("log_power", panel?.id, 18, 1);
   await writer.call("log_power", pack?.id, 12, 0.785, 50); // 11 h 41 min
+  const supply = (await writer.call<{ id: string }[]>("list_meters", "node-0004"))[2]?.id;
+  const hourly = Array.from({ length: 24 }, (_, hour) => [
+    supply,
+    230,
+    0.287,
+    null,
+    new Date(Date.now() - (23.5 - hour) * 3_600_000).toISOString(),
+  ]);
+  await writer.call("log_many", hourly); // some 1,500 Wh: as wide as watt-hours get
   for (const width of [360, 896, 1313, 1377, 1440]) {
     const { page } = await open(browser, service.url, { viewport: { width, height: 800 } });
     await page.getByText("Power below 4.00 W").first().waitFor();
+    await page
+      .getByText(/^1,[45]\d\d Wh$/)
+      .first()
+      .waitFor();
     const faulty = await page
       .locator(".fleet-item, .fleet-item > div, .fleet-item .alert-text, .sum-value")
       .evaluateAll((elements) =>
         elements
           .filter(
-            (one) =>
-              one.scrollWidth > one.clientWidth + 1 || one.scrollHeight > one.clientHeight + 2,
+            (one) => one.scrollWidth > one.clientWidth || one.scrollHeight > one.clientHeight + 2,
           )
           .map((one) => `${one.className}: ${one.textContent}`),
       );
     expect([width, faulty]).toEqual([width, []]);
   }
+});
+
+test("a device that has never sent a reading shows no zeros for what is not known", async () => {
+  const { service, writer } = await empty();
+  await writer.call("register_device", "new", "New site", { target_wh: 240 });
+  for (const type of ["battery", "solar", "main"]) await add(writer, "new", type, 10, null);
+  const { page } = await open(browser, `${service.url}/#/device/new`);
+  await page.getByText("no reading has come yet").waitFor();
+  await page.getByText("No readings today").waitFor();
+  await page.getByText("What it used in the last 24 h is not known.").waitFor();
+  await page.locator(".energy-card", { hasText: "No energy is known for this range" }).waitFor();
+  expect(await page.locator("#main").textContent()).not.toMatch(/(?<![\d.])0(\.00)? (W|Wh|s|%)/);
 });
 
 test("in a card, no name or id lies under the state beside it", async () => {
@@ -161,7 +185,7 @@ test("what is not known is said of no device: its runtime, its charts, its meter
   expect(await page.locator(".outlook-answer").textContent()).toBe("Not known");
   await page.goto(`${service.url}/#/device/drains`);
   await page.getByRole("heading", { name: "Drains" }).waitFor();
-  await page.getByText("while 12.0 W flow out; no capacity is set").waitFor();
+  await page.getByText("12.0 W flow out; no capacity is set").waitFor();
   await page.goto(`${service.url}/#/device/none`);
   await page.getByText("No meters yet").waitFor();
   const [upper, lower] = await page

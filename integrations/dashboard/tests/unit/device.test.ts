@@ -13,6 +13,7 @@ import {
   type Part,
   selfSufficiency,
   sidesOf,
+  sidesOfAll,
   total,
   usedUntil,
 } from "../../src/device/energy";
@@ -108,6 +109,8 @@ test("a scale holds its data and the bounds asked for", () => {
   expect(limits(null, null)[0]).toBeLessThan(limits(null, null)[1]);
 });
 
+const DAY_MS = 86_400_000;
+
 describe("energy", () => {
   type Kind = PowerMeter["type"];
   const meters = (...types: Kind[]) => types.map((type) => ({ id: type, type }));
@@ -141,6 +144,7 @@ describe("energy", () => {
     const days = energyPeriods(meters("solar", "main"), hours, midnights(3, now));
     expect(days.map(({ energy }) => energy.consumption)).toEqual([3, 0, 4]);
     expect(days.map(({ energy }) => energy.solar)).toEqual([3, 0, 0]);
+    expect(days.map(({ known }) => known)).toEqual([true, false, true]);
     expect(days[2]?.start).toBe(midnight(now));
     expect(total(days)).toMatchObject({ consumption: 7, solar: 3, gridIn: 4 });
   });
@@ -171,6 +175,27 @@ describe("energy", () => {
     }
   });
 
+  test("of several periods adds up to what their bars show", () => {
+    const start = at(2026, 10, 21, 0);
+    const rows = new Map([
+      ["battery", [hour(start, 90, 60), hour(start + DAY_MS, 10, 50)]],
+      ["solar", [hour(start, 5), hour(start + DAY_MS, 70)]],
+    ]);
+    const moments = [start, start + DAY_MS, start + 2 * DAY_MS];
+    const { sources, uses } = sidesOfAll(energyPeriods(meters("battery", "solar"), rows, moments));
+    expect(sources.map(({ kind, wh }) => [kind, wh])).toEqual([
+      ["solar", 75],
+      ["battery", 30],
+      ["grid", 0],
+    ]);
+    expect(uses.map(({ kind, wh }) => [kind, wh])).toEqual([
+      ["load", 65],
+      ["battery", 40],
+      ["grid", 0],
+    ]);
+    expect(sidesOfAll([]).uses.map(({ wh }) => wh)).toEqual([0, 0, 0]);
+  });
+
   test("until a moment of a day has its share of the hour that is under way", () => {
     const rows = [
       hour(at(2026, 10, 22, 7), 10),
@@ -182,6 +207,7 @@ describe("energy", () => {
     // In a zone of half an hour the UTC hour is another one, and so is the share.
     expect(used).toBeGreaterThanOrEqual(15);
     expect(used).toBeLessThanOrEqual(30);
+    expect(usedUntil(meters("main"), new Map([["main", rows]]), half - DAY_MS)).toBeNull();
     expect(dayBefore(at(2026, 10, 23, 8))).toBe(at(2026, 10, 22, 8));
   });
 
@@ -204,18 +230,22 @@ describe("the outlook", () => {
   const NOW = new Date(2026, 10, 23, 12).getTime();
   const pack = { active: true, type: "battery", capacity_wh: 100, charge_pct: 60 } as PowerMeter;
   const of = (changes: Partial<Summary>, meter: Partial<PowerMeter> = {}) =>
-    outlookOf({ stale: false, runtime: null, ...changes } as Summary, [{ ...pack, ...meter }], NOW);
+    outlookOf(
+      { stale: false, lastHeard: NOW, runtime: null, ...changes } as Summary,
+      [{ ...pack, ...meter }],
+      NOW,
+    );
 
   test.each<[string, Partial<Summary>, Partial<PowerMeter>, string, string]>([
-    ["drains", { battery: 20, runtime: 3 }, {}, "3 h left", "until 15:00, while 20.0 W flow out"],
+    ["drains", { battery: 20, runtime: 3 }, {}, "3 h left", "until 15:00 at the present 20.0 W"],
     [
       "drains for days",
       { battery: 1, runtime: 60 },
       {},
       "2 d 12 h left",
-      "until Thu 26 Nov 00:00, while 1.00 W flow out",
+      "until Thu 26 Nov 00:00 at the present 1.00 W",
     ],
-    ["charges", { battery: -20 }, {}, "Full in 2 h", "while 20.0 W flow in"],
+    ["charges", { battery: -20 }, {}, "Full in 2 h", "at the present 20.0 W"],
     [
       "charges, of no known size",
       { battery: -20 },
@@ -235,7 +265,7 @@ describe("the outlook", () => {
       { battery: 20 },
       { charge_pct: null },
       "Draining",
-      "while 20.0 W flow out; the charge is not known",
+      "20.0 W flow out; the charge is not known",
     ],
     ["is full", { battery: -2 }, { charge_pct: 100 }, "Full", "2.00 W flow in"],
     ["holds", { battery: 0.01 }, {}, "Holding", "nothing flows in or out"],
@@ -244,7 +274,7 @@ describe("the outlook", () => {
       { battery: 20 },
       { capacity_wh: 0 },
       "Draining",
-      "while 20.0 W flow out; no capacity is set",
+      "20.0 W flow out; no capacity is set",
     ],
     ["is not known", { battery: null }, {}, "Not known", "the watts of its battery are not known"],
     [
@@ -253,6 +283,13 @@ describe("the outlook", () => {
       {},
       "Not known",
       "no reading for 2 h",
+    ],
+    [
+      "has never been read",
+      { stale: true, lastHeard: null, battery: null },
+      {},
+      "Not known",
+      "no reading has come yet",
     ],
   ])("of a battery that %s", (_, changes, meter, answer, reason) => {
     expect(of(changes, meter)).toEqual({ answer, reason });
@@ -351,6 +388,9 @@ test("lines have a colour by type, and others of that type another shade or a da
   );
   expect(lines.map(({ dash }) => dash !== undefined)).toEqual([false, false, true, true]);
   expect(new Set(lines.map(({ color, dash }) => `${color} ${dash}`)).size).toBe(4);
+  // The line of the mains is seen through that of a UPS with the same watts.
+  const ups = { id: "ups", type: "ups", name: null } as PowerMeter;
+  expect(linesOf([ups]).get("ups")?.dash).toBeDefined();
 });
 
 test("an alert says each figure once, and no more of it than can be read", () => {
