@@ -184,9 +184,9 @@ class EnergyReader:
         return _Read(self._recent_us(), meters, list(meters))
 
     def _load(self, pm: PowerManager, device_id: str, meters: list[PowerMeter]) -> _Read | None:
-        """What was saved, if it is of the same meters."""
+        """What was saved, if it is of the same meters, and of hours that are over."""
         saved = load_sum(pm, device_id)
-        if saved is None:
+        if saved is None or saved.before_us > self._recent_us():  # the clock was ahead
             return None
         is_same = [meter.meter_id for meter in saved.meters] == [meter.id for meter in meters]
         return _Read.saved(saved, meters) if is_same else None

@@ -22,6 +22,7 @@ from power_manager import (
     PowerEventType,
     PowerManager,
     PowerMeter,
+    nearest,
     to_microseconds,
 )
 from power_notify.errors import NotifyError
@@ -328,11 +329,13 @@ def meter_label(meter: PowerMeter) -> str:
 
 def check_devices(pm: PowerManager, device_ids: Iterable[str]) -> None:
     """Raise NotFound for an id that no device has: a mistyped one would never be told of."""
+    known = [device.id for device in pm.list_devices()]
     for device_id in device_ids:
-        try:
-            pm.get_device(device_id)
-        except NotFound as error:
-            raise NotFound(f"--device: {error}", error.kind, error.id) from None
+        if device_id not in known:
+            hint = nearest(device_id, known) or ": the file has no such device"
+            raise NotFound(
+                f"--device: no device has the id {device_id!r}{hint}", "device", device_id
+            )
 
 
 def _item_of(kind: str, meter: PowerMeter, device: DeviceRecord) -> Item:

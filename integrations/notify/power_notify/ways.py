@@ -26,6 +26,7 @@ _NOTIFY_TYPES = {
     GOOD: apprise.NotifyType.SUCCESS,
     INFO: apprise.NotifyType.INFO,
 }
+_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
 # Their log lines may have parts of a URL: `Way` says what is wrong instead.
 _OTHERS_LOGGERS = ("apprise", "urllib3", "requests")
 _log = logging.getLogger("power_notify")
@@ -52,8 +53,8 @@ class Way:
     """
 
     def __init__(self, number: int, url: str) -> None:
-        scheme = url.partition("://")[0]
-        self.label = f"{number} {printable(scheme)[:20] if '://' in url else '?'}"
+        scheme = _SCHEME.match(url)
+        self.label = f"{number} {scheme['scheme'][:20] if scheme else '?'}"
         # Slow on purpose: the file must not help to guess a password.
         digest = hashlib.pbkdf2_hmac("sha256", url.encode(), b"power-notify", 50_000)
         self.key = digest.hex()[:16]
@@ -141,7 +142,9 @@ class Way:
     def _scrubbed(self, text: str) -> str:
         """The text on one line, without any part of the URL except its scheme."""
         text = printable(" ".join(text.split()))
-        rest = self._url.partition("://")[2] or self._url
+        text = text.replace(printable(" ".join(self._url.split())), "***")
+        text = re.sub(r"\S*://.*", "***", text)  # Apprise's own way to hide a URL shows some of it
+        rest = _SCHEME.sub("", self._url)
         pieces = set(re.split(r"[/:@?&=#,;%+]+", rest))
         pieces |= {urllib.parse.unquote(piece) for piece in pieces}
         pieces |= set(re.split(r"[/:@?&=#,;]+", urllib.parse.unquote(rest)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from datetime import time
 from pathlib import Path
@@ -389,6 +390,16 @@ def test_no_part_of_a_url_is_in_a_label_or_a_problem(http: HttpEnd) -> None:
     for text in (problem, str(refused.value)):
         assert not any(secret in text for secret in [*secrets, "pass%20word"]), text
     assert "403" in problem
+
+
+@pytest.mark.parametrize("url", ["nfty://joe:hunter2@example.org/x", "joe:hunter2 a://b c"])
+def test_a_url_of_a_mistyped_scheme_is_refused_without_any_of_it(url: str) -> None:
+    """Apprise's own text has the user, and the first and last letter of the password."""
+    with pytest.raises(WayError) as refused:
+        Way(1, url)
+    text = str(refused.value)
+    assert "Apprise refuses this URL: " in text
+    assert not re.search(r"joe|h\.\.\.2|hunter|example|/x|@", text), text
 
 
 def test_a_url_that_is_none_is_refused_without_showing_it() -> None:
