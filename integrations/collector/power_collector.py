@@ -180,6 +180,11 @@ def _clean(text: str) -> str:
     return "".join(char for char in text if char.isprintable() and char != "\ufffd").strip()[:150]
 
 
+def _reason(error: Exception) -> str:
+    """What is wrong, without the system's number for it."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
 def _text(path: str) -> str:
     """The first line of a small file; "" where it is missing, unreadable or empty."""
     try:
@@ -770,7 +775,7 @@ class _Server:
     def failed(self, exc: OSError) -> str:
         """Try no more for a while; return what is wrong, in the same words until then."""
         if self._clock() >= self._retry_at:
-            self._problem = str(exc)
+            self._problem = _reason(exc)
             self._retry_at = self._clock() + NUT_RETRY
         return f"{self.what} cannot be reached: {self._problem}"
 
@@ -1296,7 +1301,7 @@ class Program(Feed):
                 start_new_session=True,
             )
         except (OSError, ValueError) as exc:
-            self._ended(f"it cannot be run: {exc}")
+            self._ended(f"it cannot be run: {self._command[0]}: {_reason(exc)}")
             return
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
@@ -1634,7 +1639,7 @@ def _run_command(command: Sequence[str], variables: dict[str, str], limit: float
             command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
         )
     except (OSError, ValueError) as exc:
-        _log.error("%s: cannot be run: %s", command[0], exc)
+        _log.error("%s: cannot be run: %s", command[0], _reason(exc))
         return
     try:
         code = process.wait(limit)
