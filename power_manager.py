@@ -118,7 +118,7 @@ from numbers import Complex, Integral, Number, Real
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, BinaryIO, Generic, NamedTuple, NoReturn, TypeVar, cast
+from typing import Any, BinaryIO, Generic, NamedTuple, NoReturn, TextIO, TypeVar, cast
 
 __version__ = "1.0.0"
 __all__ = [
@@ -151,6 +151,7 @@ __all__ = [
     "PowerState",
     "PowerStatistics",
     "Screen",
+    "StopSignals",
     "StorageError",
     "check_count",
     "check_duration",
@@ -170,6 +171,8 @@ __all__ = [
     "make_report",
     "make_table",
     "nearest",
+    "not_installed",
+    "open_secret",
     "parse_count",
     "parse_duration",
     "parse_number",
@@ -178,6 +181,7 @@ __all__ = [
     "print_error",
     "printable",
     "program_name",
+    "replace_file",
     "restore_database",
     "rounded",
     "run_program",
@@ -186,6 +190,7 @@ __all__ = [
     "shown_json",
     "shown_number",
     "shown_time",
+    "sigterm_as_exit",
     "text_width",
     "to_microseconds",
 ]
@@ -3366,6 +3371,85 @@ def _sync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Iterator[BinaryIO]:
+    """Write a file whole or not at all: a context manager that yields a binary file to write to.
+
+    What is written gets the name `path` when the block ends, and is on the disk then. If the block
+    raises, or the disk is full, what was there before stays. Meanwhile the file has a hidden name
+    in the same directory, where only its owner can read it. A symbolic link is replaced, not
+    followed. `mode` is the permissions' bits; by default those of the earlier file, or 0o600. Where
+    root writes, the file belongs to the owner of the earlier one, or else of the directory, so that
+    a program that is not root can go on reading it. Two writers at once: the last one wins. Raises
+    InvalidValue, StorageError, and what the block raises.
+    """
+    target = Path(os.path.abspath(_check_path("path", path)))
+    unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with contextlib.ExitStack() as undo:
+        try:
+            file = open(os.open(unfinished, flags, 0o600), "w+b")  # noqa: SIM115
+        except OSError as error:
+            raise _storage_error(error, target) from error
+        undo.callback(_discard, file, unfinished)
+        try:
+            yield file
+        except OSError as error:
+            if error.errno not in _SPACE_ERRNOS:
+                raise
+            raise _storage_error(error, target) from error
+        try:
+            file.flush()
+            _give_owner_and_mode(file.fileno(), target, mode)
+            os.fsync(file.fileno())
+            os.replace(unfinished, target)
+            _sync(target.parent, os.O_RDONLY)
+        except OSError as error:
+            raise _storage_error(error, target) from error
+
+
+def open_secret(path: str | os.PathLike[str], warn: Callable[[str], object]) -> TextIO:
+    """Open a file that holds a password or a key, to be read as text in UTF-8.
+
+    If every user of the machine can write it, they choose the secret: StorageError. If they can
+    read it, `warn` is called with one sentence, such as the `warning` of a logger: in a container
+    that is usual, and harmless. A file that cannot be opened raises OSError.
+    """
+    file = open(path, encoding="utf-8")  # noqa: SIM115 - the caller closes it
+    mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    if mode & stat.S_IWOTH:
+        file.close()
+        reason = f"every user of this machine can write it (mode {mode:04o}): chmod 600 it"
+        raise StorageError(path, reason)
+    if mode & stat.S_IROTH:
+        warn(f"{path}: every user of this machine can read it (mode {mode:04o}): chmod 600 it")
+    return file
+
+
+def _discard(file: BinaryIO, unfinished: Path) -> None:
+    """Close a file, and remove it unless it has got another name."""
+    with contextlib.suppress(OSError):  # of a full disk, which has been said
+        file.close()
+    with contextlib.suppress(OSError):
+        os.unlink(unfinished)
+
+
+def _give_owner_and_mode(descriptor: int, target: Path, mode: int | None) -> None:
+    """Make a new file belong to whom the one at `target` does; see replace_file."""
+    earlier: os.stat_result | None = None
+    with contextlib.suppress(FileNotFoundError):
+        earlier = os.lstat(target)
+    if earlier is not None and not stat.S_ISREG(earlier.st_mode):  # a link has the bits 0o777
+        earlier = None
+    if os.geteuid() == 0:
+        owner = earlier or os.stat(target.parent)
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    if mode is None and earlier is not None:
+        mode = stat.S_IMODE(earlier.st_mode)
+    if mode is not None:
+        os.fchmod(descriptor, mode)
+
+
 def _create_private(path: Path) -> None:
     """Make an empty file that only its owner can read; SQLite gives -wal and -shm the same mode.
 
@@ -6118,6 +6202,22 @@ class CommandParser(argparse.ArgumentParser):
         """
         self._variables.append(_Variable(name, default, text))
 
+    def add_database(self, text: str = "the database", **rest: Any) -> None:
+        """Add the setting --db, a file of this library: $POWER_MANAGER_DB, or DB_PATH.
+
+        `text` is its help. `rest` is as in add_argument, such as type=Path.
+        """
+        make = rest.get("type", str)
+        self.add_setting(
+            "--db",
+            variable="POWER_MANAGER_DB",
+            text=text,
+            default=make(str(DB_PATH)),
+            shown_default=f"{DB_PATH} here",
+            metavar="PATH",
+            **rest,
+        )
+
     def add_json(self) -> None:
         """Add the option --json, of a command that prints something to be read."""
         self.add_argument("--json", action="store_true", help="JSON, for programs")
@@ -6412,13 +6512,17 @@ def log_to_stderr(
 
 
 def run_program(
-    program: Callable[[], int], name: str, errors: tuple[type[Exception], ...] = ()
+    program: Callable[[], int],
+    name: str,
+    errors: tuple[type[Exception], ...] = (),
+    extra: str | None = None,
 ) -> int:
     """Run what a command line does, and return its exit code.
 
     The code that `program` returns; 0 if the reader of its output has gone (`| head`); 1 for one
     of `errors` or an OSError, printed in one line that begins with the name; 130 for Ctrl-C.
-    Without a standard output, nothing is run.
+    `extra` is the extra that brings the packages that the program imports: if one is missing,
+    that is an error too, see not_installed(). Without a standard output, nothing is run.
     """
     if sys.stdout is None:
         print_error(f"{name}: standard output is closed: nothing was done")
@@ -6434,13 +6538,154 @@ def run_program(
         return code
     except KeyboardInterrupt:
         return 130
+    except ModuleNotFoundError as error:
+        if extra is None:
+            raise
+        print_error(f"{name}: {not_installed(error, extra)}")
+        return 1
     except errors + (OSError,) as error:  # noqa: RUF005  # mypy does not follow a star here
         if isinstance(error, BrokenPipeError) and not _is_output_read():
             return 0
-        print_error(f"{name}: {printable(error)}")
+        print_error(f"{name}: {printable(_told(error))}")
         return 1
     finally:
         _drop_output_that_fails()
+
+
+def _told(error: BaseException) -> str:
+    """An error as a person reads it: one of the system without its number."""
+    if isinstance(error, PowerManagerError) or not (isinstance(error, OSError) and error.strerror):
+        return str(error)
+    if error.filename is None:
+        return error.strerror
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return f"{name}: {error.strerror}"
+
+
+def not_installed(package: str | ImportError, extra: str) -> str:
+    """What to tell about a package that is missing: its name, and the extra that brings it.
+
+    `package` is its name or the error of importing it.
+
+    >>> not_installed("paho.mqtt.client", "mqtt")
+    "paho-mqtt is not installed: pip install '.[mqtt]'"
+    """
+    name = package.name or "a package" if isinstance(package, ImportError) else package
+    root = name.partition(".")[0]
+    return f"{_PACKAGES.get(root, root)} is not installed: pip install '.[{extra}]'"
+
+
+_PACKAGES = {"nats": "nats-py", "paho": "paho-mqtt"}  # whose names are not those of their modules
+
+
+@contextlib.contextmanager
+def sigterm_as_exit(code: int) -> Generator[None, None, None]:
+    """Let SIGTERM raise SystemExit(code) in the block, so that what it began is put in order.
+
+    Signals belong to the main thread, and a handler of the caller's own stays.
+    """
+
+    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(code)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class StopSignals:
+    """In its block, SIGTERM, SIGINT (Ctrl-C) and SIGHUP end a wait, instead of the program.
+
+    What the block has begun it brings to its end; between two steps it looks at `number`, or at
+    what wait() returns. A signal that was ignored before, as SIGHUP under nohup, stays ignored.
+    Outside the main thread, to which signals belong, only ring() ends a wait.
+
+    `on_stop` is called once, in another thread, at the first signal, with the exit code to come.
+    With `hard_end_s` the process ends that many seconds after the first signal, even if a locked
+    file or a dead network holds the block up: only for a block whose every write is whole by
+    itself, because nothing is put in order then.
+    """
+
+    _NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    _END = 0  # which no signal has as its number
+
+    def __init__(
+        self, on_stop: Callable[[int], None] | None = None, hard_end_s: float | None = None
+    ) -> None:
+        self.number: int | None = None  # of the first signal; None before
+        self._on_stop = on_stop
+        self._hard_end_s = hard_end_s
+        self._rung = threading.Event()
+        self._ended = threading.Event()
+        self._before: dict[int, Any] = {}
+        self._watcher: threading.Thread | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """130 if Ctrl-C has ended the wait, else 0."""
+        return 130 if self.number == signal.SIGINT else 0
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._listen()
+        return self
+
+    def _listen(self) -> None:
+        # Python runs a handler in the main thread, and only when a call that is stuck has returned.
+        # The number of the signal is in the pipe at once, for the thread that reads it.
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._watcher = threading.Thread(target=self._watch, name="stop signals", daemon=True)
+        self._watcher.start()
+        for number in self._NUMBERS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.number = self.number or number
+
+    def _watch(self) -> None:
+        while (number := os.read(self._reader, 1)[0]) not in self._NUMBERS:
+            if number == self._END:
+                return
+        self.number = self.number or number
+        self._rung.set()
+        try:
+            if self._on_stop is not None:
+                self._on_stop(self.exit_code)
+        finally:
+            if self._hard_end_s is not None and not self._ended.wait(self._hard_end_s):
+                os._exit(self.exit_code)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so many seconds, or until a signal or ring(); return whether a signal has come."""
+        if self.number is None and self._rung.wait(min(seconds, threading.TIMEOUT_MAX)):
+            self._rung.clear()
+        return self.number is not None
+
+    def ring(self) -> None:
+        """End the present wait or the next, from any thread."""
+        self._rung.set()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._ended.set()
+        if self._watcher is None:
+            return
+        signal.set_wakeup_fd(self._wakeup_before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        with contextlib.suppress(BlockingIOError):  # full of signals: the thread ends by them
+            os.write(self._writer, bytes([self._END]))
+        self._watcher.join()
+        os.close(self._writer)
+        os.close(self._reader)
 
 
 def _let_output_show_all() -> None:
@@ -9691,12 +9936,12 @@ def _days(text: str) -> int | float:
     return days
 
 
-def _make_demo(pm: PowerManager) -> str:
-    """A week of telemetry of one device, and its report."""
+def _make_demo(pm: PowerManager, zone: tzinfo | None) -> str:
+    """A week of telemetry of one device, with the sun of the zone, and its report."""
     pm.register_device("demo-001", "Solar-powered gateway", target_wh=150.0)
     panel = pm.add_meter("demo-001", "solar", name="Panel")
     pack = pm.add_meter("demo-001", "battery", _DEMO_CAPACITY_WH, "Pack")
-    pm.log_many(_demo_week(panel.id, pack.id, pm._now_us() / SECOND_US))
+    pm.log_many(_demo_week(panel.id, pack.id, pm._now_us() / SECOND_US, zone))
     return pm.export_report("demo-001", days=7)
 
 
@@ -9722,22 +9967,36 @@ def _this_command() -> str:
 _DEMO_CAPACITY_WH = 120.0
 
 
-def _demo_week(panel_id: str, pack_id: str, now: float) -> Iterator[tuple[Any, ...]]:
+# How much of the sun the clouds let through, from the day a week ago until today. The fourth day is
+# grey, so that at whatever hour the demo is made, its week has a night that takes the pack below
+# both thresholds.
+_DEMO_SUN = (0.75, 0.6, 0.85, 0.27, 0.7, 0.8, 0.6, 0.7)
+
+
+def _demo_week(
+    panel_id: str, pack_id: str, now: float, zone: tzinfo | None
+) -> Iterator[tuple[Any, ...]]:
     """A week until `now`, minute by minute: sun by day, clouds by chance, a load of 5 to 8 W.
 
     The panel supplies the load and charges the pack; when the pack is full, the panel is curtailed
-    to what the load takes, so that what comes in is what goes out.
+    to what the load takes, so that what comes in is what goes out. The simulation begins at a
+    midnight of the zone, so that each minute of a day is the same whenever the demo is made.
     """
     import random
 
     chance = random.Random(7)
-    stored_wh = 70.0
-    clouds = 0.6
-    for minute in range(7 * 24 * 60, 0, -1):
-        when = now - 60 * minute + 30
-        clouds = min(max(clouds + chance.uniform(-0.06, 0.06), 0.2), 1.0)
-        height = math.sin((when % 86400 / 3600 - 6) / 12 * math.pi)
-        sun_watts = 40.0 * clouds * max(0.0, height)
+    stored_wh = 85.0
+    breaks = 0.0  # in the clouds of the day
+    local = datetime.fromtimestamp(now, timezone.utc).astimezone(zone)
+    midnight = now - timedelta(hours=local.hour, minutes=local.minute).total_seconds()
+    midnight -= local.second + local.microsecond / 1e6
+    for minute in range(8 * 24 * 60):
+        day, minute_of_day = divmod(minute, 24 * 60)
+        when = midnight + 60 * (minute - 7 * 24 * 60) + 30
+        breaks = 0.97 * breaks + chance.uniform(-0.05, 0.05)
+        clear = min(max(_DEMO_SUN[day] + breaks, 0.1), 1.0)
+        height = math.sin((minute_of_day / 60 - 6) / 12 * math.pi)
+        sun_watts = 40.0 * clear * max(0.0, height)
         load_watts = 5.0 + 3.0 * (chance.random() < 0.2) + chance.uniform(-0.3, 0.3)
         room_watts = 60 * (_DEMO_CAPACITY_WH - stored_wh)  # what fills the pack in this minute
         panel_watts = min(sun_watts, load_watts + room_watts)
@@ -9746,8 +10005,9 @@ def _demo_week(panel_id: str, pack_id: str, now: float) -> Iterator[tuple[Any, .
         charge_pct = round(100 * stored_wh / _DEMO_CAPACITY_WH, 1)
         panel_volts = 18.0 if sun_watts else 0.4
         pack_volts = round(11.1 + 1.5 * stored_wh / _DEMO_CAPACITY_WH, 3)
-        yield panel_id, panel_volts, round(panel_watts / panel_volts, 3), None, when
-        yield pack_id, pack_volts, round(pack_watts / pack_volts, 3), charge_pct, when
+        if now - 7 * 86400 < when <= now:
+            yield panel_id, panel_volts, round(panel_watts / panel_volts, 3), None, when
+            yield pack_id, pack_volts, round(pack_watts / pack_volts, 3), charge_pct, when
 
 
 @dataclass
@@ -10165,7 +10425,7 @@ def _readable_report(session: _Session, report: str, days: float) -> str:
 
 
 def _run_demo(session: _Session) -> None:
-    report = _make_demo(session.pm)
+    report = _make_demo(session.pm, session.zone)
     print(report if session.options.json else _readable_report(session, report, 7), flush=True)
     _print_demo_hints(session)
 
@@ -10800,7 +11060,7 @@ def _run(
 ) -> int:
     options = _PowerCommands(clock).parser.parse_args(argv)
     goes_on = getattr(options, "watch", None) is not None or getattr(options, "follow", False)
-    with _sigterm_as_exit(0 if goes_on else 128 + signal.SIGTERM):
+    with sigterm_as_exit(0 if goes_on else 128 + signal.SIGTERM):
         return _run_command(options, clock, wait)
 
 
@@ -10843,27 +11103,6 @@ def main(
     between two rounds of --watch or --follow.
     """
     return run_program(lambda: _run(argv, clock, wait), _PROGRAM, (PowerManagerError,))
-
-
-@contextlib.contextmanager
-def _sigterm_as_exit(code: int) -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, so that the terminal and the file are left as they should be.
-
-    Signals belong to the main thread, and a handler of the caller's own stays.
-    """
-
-    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise SystemExit(code)
-
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

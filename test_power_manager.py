@@ -10233,6 +10233,22 @@ class TestSettings:
         )
 
 
+class TestAddDatabase:
+    """The option that names a file of the library, in every program."""
+
+    def test_database(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The option goes before the variable, and that before the file in this directory."""
+        parser = power_manager.CommandParser("tool", "Do.")
+        parser.add_database("the file", type=Path)
+        monkeypatch.delenv("POWER_MANAGER_DB", raising=False)
+        assert parser.parse_args([]).db == Path("power_manager.db")
+        monkeypatch.setenv("POWER_MANAGER_DB", "a.db")
+        assert parser.parse_args([]).db == Path("a.db")
+        assert parser.parse_args(["--db", "b.db"]).db == Path("b.db")
+        row = "| `--db PATH` | `POWER_MANAGER_DB` | power_manager.db here | the file |"
+        assert power_manager.settings_table(parser).splitlines()[-1] == row
+
+
 class TestLogToStderr:
     """Log lines of programs."""
 
@@ -10313,6 +10329,311 @@ class TestLogToStderr:
         assert path.read_text().endswith("Z INFO tool: x\n")
 
 
+class TestReplaceFile:
+    """A file that is written whole, or not at all."""
+
+    @staticmethod
+    def write(path: Path, content: bytes, mode: int | None = None) -> None:
+        """Write it by the function."""
+        with power_manager.replace_file(path, mode) as file:
+            file.write(content)
+
+    def test_new(self, tmp_path: Path) -> None:
+        """A new file is its owner's alone, and nothing else stays in the directory."""
+        path = tmp_path / "new"
+        self.write(path, b"text")
+        assert path.read_bytes() == b"text"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert os.listdir(tmp_path) == ["new"]
+
+    @pytest.mark.parametrize(("mode", "expected"), [(None, 0o640), (0o644, 0o644)])
+    def test_mode(self, tmp_path: Path, mode: int | None, expected: int) -> None:
+        """The permissions are those given, or stay as they were."""
+        path = tmp_path / "old"
+        path.write_bytes(b"before")
+        path.chmod(0o640)
+        self.write(path, b"after", mode)
+        assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"after", expected)
+
+    def test_a_block_that_raises(self, tmp_path: Path) -> None:
+        """The earlier file stays; meanwhile nobody sees the unfinished one under its name."""
+        path = tmp_path / "old"
+        path.write_bytes(b"before")
+
+        def write() -> None:
+            with power_manager.replace_file(path) as file:
+                file.write(b"after")
+                file.flush()
+                (unfinished,) = set(os.listdir(tmp_path)) - {"old"}
+                assert stat.S_IMODE((tmp_path / unfinished).stat().st_mode) == 0o600
+                assert path.read_bytes() == b"before"
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            write()
+        assert (path.read_bytes(), os.listdir(tmp_path)) == (b"before", ["old"])
+
+    @pytest.mark.parametrize("size", [5000, 50_000], ids=["at the end", "in the block"])
+    def test_full_disk(self, tmp_path: Path, size: int) -> None:
+        """The error names the file and says what to do; the earlier file stays."""
+        path = tmp_path / "old"
+        path.write_bytes(b"before")
+        with full_disk(1000), pytest.raises(StorageError) as caught:
+            self.write(path, bytes(size))
+        assert str(caught.value) == f"{path}: File too large; free some space, then try again"
+        assert (path.read_bytes(), os.listdir(tmp_path)) == (b"before", ["old"])
+
+    def test_error_of_the_block(self, tmp_path: Path) -> None:
+        """What else the block raises is not about this file."""
+        with pytest.raises(ConnectionError), power_manager.replace_file(tmp_path / "new"):
+            raise ConnectionError
+        assert os.listdir(tmp_path) == []
+
+    def test_no_directory(self, tmp_path: Path) -> None:
+        """The error names the file, not the unfinished one."""
+        path = tmp_path / "none" / "new"
+        with pytest.raises(StorageError, match="No such file or directory; check that") as caught:
+            self.write(path, b"")
+        assert caught.value.filename == str(path)
+
+    def test_place_taken_by_a_directory(self, tmp_path: Path) -> None:
+        """It is not replaced."""
+        (tmp_path / "place").mkdir()
+        with pytest.raises(StorageError, match="place: Is a directory"):
+            self.write(tmp_path / "place", b"")
+        assert os.listdir(tmp_path) == ["place"]
+
+    def test_link(self, tmp_path: Path) -> None:
+        """A link is replaced by the file; what it leads to stays."""
+        (tmp_path / "target").write_bytes(b"before")
+        (tmp_path / "link").symlink_to(tmp_path / "target")
+        self.write(tmp_path / "link", b"after")
+        assert (tmp_path / "target").read_bytes() == b"before"
+        assert stat.S_IMODE((tmp_path / "link").lstat().st_mode) == 0o600
+        assert not (tmp_path / "link").is_symlink()
+
+    def test_owner(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where root writes, the file goes to the owner of the earlier one, or of the directory."""
+        owners: list[tuple[int, int]] = []
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(os, "fchown", lambda _file, user, group: owners.append((user, group)))
+        own = (tmp_path.stat().st_uid, tmp_path.stat().st_gid)
+        self.write(tmp_path / "new", b"")
+        earlier = os.stat_result((0o100600, 0, 0, 1, 7, 8, 0, 0, 0, 0))
+        monkeypatch.setattr(os, "lstat", lambda _path: earlier)
+        self.write(tmp_path / "new", b"")
+        monkeypatch.setattr(os, "geteuid", lambda: 1)
+        self.write(tmp_path / "new", b"")
+        assert owners == [own, (7, 8)]
+
+    def test_power_cut(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The content is on the disk before the name, and the name at the end."""
+        steps: list[str] = []
+        fsync, replace = os.fsync, os.replace
+
+        def note_sync(descriptor: int) -> None:
+            is_directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+            steps.append("directory" if is_directory else "content")
+            fsync(descriptor)
+
+        def note_name(source: Path, target: Path) -> None:
+            steps.append("name")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "fsync", note_sync)
+        monkeypatch.setattr(os, "replace", note_name)
+        self.write(tmp_path / "new", b"text")
+        assert steps == ["content", "name", "directory"]
+
+
+class TestOpenSecret:
+    """A file that holds a password or a key."""
+
+    @pytest.mark.parametrize(
+        ("mode", "warning"),
+        [(0o600, ""), (0o660, ""), (0o604, "(mode 0604): chmod 600 it"), (0o644, "mode 0644")],
+    )
+    def test_read(self, tmp_path: Path, mode: int, warning: str) -> None:
+        """It is read; if every user can read it, too, that is said."""
+        path = tmp_path / "secret"
+        path.write_text("kö")
+        path.chmod(mode)
+        warnings: list[str] = []
+        with power_manager.open_secret(path, warnings.append) as file:
+            assert file.read() == "kö"
+        assert bool(warnings) == bool(warning)
+        assert all(
+            text.startswith(f"{path}: every user of this machine can read it") and warning in text
+            for text in warnings
+        )
+
+    @pytest.mark.parametrize("mode", [0o666, 0o602])
+    def test_others_can_write(self, tmp_path: Path, mode: int) -> None:
+        """It is refused, because every user of the machine could choose the secret."""
+        path = tmp_path / "secret"
+        path.touch()
+        path.chmod(mode)
+        with pytest.raises(StorageError, match=rf"can write it \(mode {mode:04o}\): chmod 600 it"):
+            power_manager.open_secret(path, pytest.fail)
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        """A file that is not there is an error of the system."""
+        with pytest.raises(FileNotFoundError):
+            power_manager.open_secret(tmp_path / "none", pytest.fail)
+
+
+class TestStopSignals:
+    """Signals that end a wait."""
+
+    STOPS = """
+import sys
+from power_manager import StopSignals
+with StopSignals() as signals:
+    print("ready", flush=True)
+    print(signals.wait(600), signals.number, signals.wait(600), flush=True)
+sys.exit(signals.exit_code)
+"""
+    STUCK = """
+import ctypes
+from power_manager import StopSignals
+mutex = ctypes.create_string_buffer(64)
+lock = ctypes.CDLL(None).pthread_mutex_lock
+with StopSignals(lambda code: print("code", code, flush=True), 0.01):
+    lock(mutex)
+    print("ready", flush=True)
+    lock(mutex)  # for ever, and no handler of Python's runs meanwhile
+"""
+
+    @staticmethod
+    def start(tmp_path: Path, program: str) -> subprocess.Popen[str]:
+        """Start a program that uses it, and wait until it is ready."""
+        path = tmp_path / "program.py"
+        path.write_text(program)
+        process = subprocess.Popen(
+            [sys.executable, str(path)],
+            env={**os.environ, "PYTHONPATH": str(MODULE.parent)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    @pytest.mark.parametrize(
+        ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)]
+    )
+    def test_signal(self, tmp_path: Path, number: int, code: int) -> None:
+        """A signal ends the present wait and all later ones; only Ctrl-C changes the exit code."""
+        process = self.start(tmp_path, self.STOPS)
+        process.send_signal(number)
+        text, _ = process.communicate()
+        assert (text, process.returncode) == (f"True {int(number)} True\n", code)
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+    def test_hard_end(self, tmp_path: Path, number: int, code: int) -> None:
+        """A call that is stuck, and that no handler interrupts, does not hold the program up."""
+        process = self.start(tmp_path, self.STUCK)
+        process.send_signal(number)
+        text, _ = process.communicate()
+        assert (text, process.returncode) == (f"code {code}\n", code)
+
+    def test_how_it_ends_the_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By the exit code, and only if the block has not ended in time."""
+        codes: list[int] = []
+        ended = threading.Event()
+
+        def end(code: int) -> None:
+            codes.append(code)
+            ended.set()
+
+        monkeypatch.setattr(os, "_exit", end)
+        with power_manager.StopSignals(hard_end_s=0.0):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert ended.wait(60)
+        with power_manager.StopSignals(hard_end_s=600.0):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert codes == [130]
+
+    def test_ignored_signal(self) -> None:
+        """A signal that was ignored before, as under nohup, stays ignored."""
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with power_manager.StopSignals() as signals:
+                os.kill(os.getpid(), signal.SIGHUP)
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert signals.wait(600)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGHUP, before)
+        assert signals.number == signal.SIGTERM
+
+    def test_all_is_as_before(self) -> None:
+        """After the block, signals do what they did before it, and no thread or file is left."""
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        handlers = [signal.getsignal(number) for number in numbers]
+        threads = threading.enumerate()
+        files = os.listdir("/proc/self/fd")
+        with power_manager.StopSignals() as signals:
+            assert [signal.getsignal(number) for number in numbers] != handlers
+        assert [signal.getsignal(number) for number in numbers] == handlers
+        assert (threading.enumerate(), os.listdir("/proc/self/fd")) == (threads, files)
+        assert signal.set_wakeup_fd(-1) == -1
+        assert (signals.number, signals.exit_code) == (None, 0)
+
+    def test_signals_at_once(self) -> None:
+        """The first counts; more of them than a pipe holds do no harm."""
+        codes: list[int] = []
+        with power_manager.StopSignals(codes.append) as signals:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signals.wait(600)
+            for _ in range(70_000):
+                signal.raise_signal(signal.SIGTERM)
+        assert (signals.number, codes) == (signal.SIGINT, [130])
+
+    def test_other_signals(self) -> None:
+        """Those that the program handles itself end no wait."""
+        before = signal.signal(signal.SIGUSR1, lambda _number, _frame: signals.ring())
+        try:
+            with power_manager.StopSignals() as signals:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                assert not signals.wait(600)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+
+    def test_ring(self) -> None:
+        """It ends the wait that it meets, or the next, once."""
+        with power_manager.StopSignals() as signals:
+            ringing = threading.Thread(target=signals.ring)
+            ringing.start()
+            assert not signals.wait(600)
+            ringing.join()
+            assert not signals.wait(0)
+
+    def test_outside_the_main_thread(self) -> None:
+        """Where signals cannot be had, everything else works."""
+        waits: list[bool] = []
+
+        def use() -> None:
+            with power_manager.StopSignals() as signals:
+                signals.ring()
+                waits.append(signals.wait(600))
+
+        thread = threading.Thread(target=use)
+        before = signal.getsignal(signal.SIGTERM)
+        thread.start()
+        thread.join()
+        assert (waits, signal.getsignal(signal.SIGTERM)) == ([False], before)
+
+    def test_on_stop_that_fails(self, tmp_path: Path) -> None:
+        """The hard end comes all the same."""
+        program = self.STUCK.replace('print("code", code, flush=True)', "1 / 0")
+        process = self.start(tmp_path, program)
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+        assert process.returncode == 0
+
+
 class TestRunProgram:
     """How a program ends."""
 
@@ -10328,7 +10649,11 @@ class TestRunProgram:
         [
             (PowerManagerError("it is\nwrong"), 1, "tool: it is\\nwrong\n"),
             (KeyError("x"), 1, "tool: 'x'\n"),
-            (FileNotFoundError(2, "No such file", "x"), 1, "tool: [Errno 2] No such file: 'x'\n"),
+            (FileNotFoundError(2, "No such file", "x"), 1, "tool: x: No such file\n"),
+            (FileNotFoundError(2, "No such file", b"x"), 1, "tool: x: No such file\n"),
+            (OSError(9, "Bad file descriptor", 3), 1, "tool: 3: Bad file descriptor\n"),
+            (ConnectionError(104, "Reset by peer"), 1, "tool: Reset by peer\n"),
+            (TimeoutError("too late"), 1, "tool: too late\n"),
             (KeyboardInterrupt(), 130, ""),
             (BrokenPipeError(), 0, ""),
         ],
@@ -10352,6 +10677,19 @@ class TestRunProgram:
         """The program's own exit code is returned."""
         assert self.run(lambda: 3) == 3
         assert power_manager.run_program(lambda: 4, "tool") == 4
+
+    def test_missing_package(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """It is named, with the extra that brings it; without an extra it is a fault."""
+
+        def program() -> int:
+            raise ModuleNotFoundError("No module named 'a.b'", name="a.b")
+
+        assert power_manager.run_program(program, "tool", extra="all") == 1
+        assert capsys.readouterr().err == "tool: a is not installed: pip install '.[all]'\n"
+        with pytest.raises(ModuleNotFoundError):
+            power_manager.run_program(program, "tool")
+        unnamed = power_manager.not_installed(ImportError("x"), "all")
+        assert unnamed == "a package is not installed: pip install '.[all]'"
 
     @pytest.mark.parametrize("error", [ValueError, SystemExit])
     def test_other_errors(self, error: type[BaseException]) -> None:
@@ -10425,7 +10763,7 @@ class TestRunProgram:
         program = f"def run():\n    {body}"
         with open("/dev/full", "w") as target:
             ended = self.run_process(program, target, PYTHONUNBUFFERED=unbuffered)
-        assert ended == (1, "tool: [Errno 28] No space left on device\n")
+        assert ended == (1, "tool: No space left on device\n")
 
     @pytest.mark.parametrize(
         ("last", "code", "line", "unbuffered"),
@@ -10458,7 +10796,7 @@ class TestRunProgram:
         with os.fdopen(read), os.fdopen(write, "w") as out, monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", out)
             assert self.run(program) == 1
-        assert capsys.readouterr().err == "tool: [Errno 32] Broken pipe\n"
+        assert capsys.readouterr().err == "tool: Broken pipe\n"
 
     @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
     def test_letters_that_the_output_lacks(
@@ -13381,7 +13719,7 @@ class TestBatches(Logs):
 
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Broken())))
         outcome = run("import", pack)
-        assert (outcome.code, outcome.err) == (1, "power-manager: [Errno 5] broken\n")
+        assert (outcome.code, outcome.err) == (1, "power-manager: broken\n")
 
     def test_import_that_ends_before_its_pipe(self, run: Run, pack: str) -> None:
         """The thread that reads does not wait for ever for somebody to take what it has read."""
@@ -14250,34 +14588,36 @@ late                                            125        0   -125     48%     
 DEMO = """\
 Solar-powered gateway  demo-001                       7 days to 2025-06-16 14:30
 
-used              941 Wh  134 Wh a day
-from the sun      991 Wh
+used              940 Wh  134 Wh a day
+from the sun      940 Wh
 out of batteries  514 Wh
-into batteries    564 Wh
+into batteries    514 Wh
 self-sufficient    100 %
 
                 used Wh  out Wh  in Wh  █ used  ░ in
-Mon 2025-06-09     54.1     104   49.9  ██████████░░░░░░░░░░
-Tue 2025-06-10      135     209   74.5  ██████████████████████████░░░░░░░░░░░░░░
-Wed 2025-06-11      134     205   71.4  ██████████████████████████░░░░░░░░░░░░░
-Thu 2025-06-12      135     209   73.9  ██████████████████████████░░░░░░░░░░░░░░
-Fri 2025-06-13      133     205   72.0  █████████████████████████░░░░░░░░░░░░░░
-Sat 2025-06-14      134     207   72.9  ██████████████████████████░░░░░░░░░░░░░░
-Sun 2025-06-15      135     209   74.3  ██████████████████████████░░░░░░░░░░░░░░
-Mon 2025-06-16     81.2     156   75.1  ████████████████░░░░░░░░░░░░░░
+Mon 2025-06-09     53.4    53.4      0  ████████
+Tue 2025-06-10      134     206   72.7  █████████████████████░░░░░░░░░░░░
+Wed 2025-06-11      134     206   71.8  █████████████████████░░░░░░░░░░░░
+Thu 2025-06-12      134     172   38.3  █████████████████████░░░░░░
+Fri 2025-06-13      134     251    117  █████████████████████░░░░░░░░░░░░░░░░░░░
+Sat 2025-06-14      134     205   70.6  █████████████████████░░░░░░░░░░░░
+Sun 2025-06-15      135     206   71.9  █████████████████████░░░░░░░░░░░░
+Mon 2025-06-16     81.6     154   72.1  █████████████░░░░░░░░░░░
 
-meter  type     state     mean W    min   max   charge  out Wh  in Wh
-Panel  solar    charging    5.90      0  40.0        -     991      0
-Pack   battery  full       -0.30  -34.9  8.30  38-100%     514    564
+meter  type     state     mean W    min   max  charge  out Wh  in Wh
+Panel  solar    charging    5.59      0  38.5       -     940      0
+Pack   battery  full        0.00  -33.8  8.30  3-100%     514    514
 
-no events
+time                 event        note
+2025-06-13 05:49:30  low_battery  Pack: 5 % charge, threshold 5 %
+2025-06-13 02:35:30  discharge    Pack: 20 % charge, threshold 20 %
 """
 DEMO_STATUS = """\
 meter        type    state    charge          W     V     A  left 24 h      read
 
-Solar-powered gateway  demo-001             today 156 Wh out, 75.1 in, 81.2 used
-  Panel      solar   charging              7.92  18.0  0.44       ▃▂▁▁▁▂█▆   30s
-  Pack       battery full     █████ 100%      0  12.6     0       ▆▇███▇▁▃   30s
+Solar-powered gateway  demo-001             today 154 Wh out, 72.1 in, 81.6 used
+  Panel      solar   charging              4.79  18.0  0.27       ▂▁▁▁▁▄█▃   30s
+  Pack       battery full     █████ 100%      0  12.6     0       ▇████▅▁▆   30s
 """
 
 
@@ -15107,6 +15447,26 @@ class TestDemo(Showing):
         assert status.startswith("To see more, run: ")
         assert status.endswith("power_manager_demo.db status")
 
+    @pytest.mark.parametrize("hour", range(0, 24, 4))
+    @pytest.mark.parametrize("zone", ["UTC", "<+1245>-12:45"])
+    def test_demo_has_alerts(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, zone: str, hour: int
+    ) -> None:
+        """Whenever and wherever it is made, a night takes the pack below both thresholds."""
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", zone)
+            time.tzset()
+            clock = Clock()
+            clock.now += 3600 * hour + 61.5
+            assert run("demo", clock=clock).code == 0
+            with PowerManager("power_manager_demo.db", clock=clock) as pm:
+                events = [
+                    (event.type, datetime.fromisoformat(event.timestamp).astimezone().hour)
+                    for event in pm.get_events("demo-001")
+                ]
+        time.tzset()
+        assert events == [("low_battery", 5), ("discharge", 2)]
+
     def test_demo_in_memory(self, run: Run) -> None:
         """Nothing is kept, so there is nothing to run next."""
         outcome = run("--db", ":memory:", "demo", clock=Clock())
@@ -15294,7 +15654,7 @@ def run_command(line: str) -> str:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
         patch.setattr(sys, "stdin", io.StringIO(Path(source).read_text() if source else ""))
         clock: Callable[[], float] = time.time
-        if "week.db" in words:  # the demo's file: what is shown of it depends on the time
+        if {"week.db", "shed.db"} & set(words):  # what is shown of them depends on the time
             clock = Clock()
             clock.now = DEMO_TIME
         try:

@@ -190,18 +190,17 @@ class StubHook(_hook_base()):  # type: ignore[misc] # hatchling decides what it 
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Make the stubs, and tell hatchling where they are."""
-        if version == "editable":
-            return  # the module itself is on the path then, and type checkers read that
         self._folder = tempfile.TemporaryDirectory()
         for name, path in MODULES.items():
             stub = Path(self._folder.name, f"{name}.pyi")
             stub.write_text(make_stub(Path(self.root, path).read_text("utf-8")), "utf-8")
-            build_data["force_include"][str(stub)] = f"{name}-stubs/__init__.pyi"
+            # An editable installation has the stubs alone, and the tree itself on its path.
+            for kind in ("force_include", "force_include_editable"):
+                build_data[kind][str(stub)] = f"{name}-stubs/__init__.pyi"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Remove what initialize() made."""
-        if version != "editable":
-            self._folder.cleanup()
+        self._folder.cleanup()
 
 
 if __name__ == "__main__":

@@ -57,25 +57,20 @@ def make_tree(root: Path) -> None:
 
 def simulate(directory: Path, hours: float) -> None:
     """Run the loop over simulated time, and print its CPU time and memory."""
-    now = [1000.0]
-    end = 1000.0 + hours * 3600
+    now = 1000.0
+    end = now + hours * 3600
     current = directory / "root/sys/class/power_supply/BAT0/current_now"
 
     def wait(seconds: float) -> bool:
-        now[0] += seconds
-        if int(now[0]) % 10 == 0:
-            current.write_text(f"{1_000_000 + int(now[0]) % 977 * 1000}\n")
-        return now[0] >= end
+        nonlocal now
+        now += seconds
+        if int(now) % 10 == 0:
+            current.write_text(f"{1_000_000 + int(now) % 977 * 1000}\n")
+        return now >= end
 
-    clocks = power_collector.Clocks(wall=lambda: 1.7e9 + now[0], boot=lambda: now[0], wait=wait)
-    arguments = [
-        "--root",
-        str(directory / "root"),
-        "--db",
-        str(directory / "day.db"),
-        "--interval",
-        "1",
-    ]
+    clocks = power_collector.Clocks(wall=lambda: 1.7e9 + now, boot=lambda: now, wait=wait)
+    arguments = ["--root", str(directory / "root"), "--db", str(directory / "day.db")]
+    arguments += ["--interval", "1"]
     assert power_collector.main(["run", "dev", *arguments], clocks) == 0
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cpu = usage.ru_utime + usage.ru_stime
@@ -107,16 +102,8 @@ def wait_for_a_reading(db: Path) -> None:
 def end_by(number: signal.Signals, directory: Path, seconds: float) -> None:
     """Run in real time, end it by a signal, and print what it lost."""
     db = directory / f"{number.name}.db"
-    arguments = [
-        "--root",
-        str(directory / "root"),
-        "--db",
-        str(db),
-        "--interval",
-        "0.05",
-        "--commit-every",
-        "1",
-    ]
+    arguments = ["--root", str(directory / "root"), "--db", str(db)]
+    arguments += ["--interval", "0.05", "--commit-every", "1"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     command = [sys.executable, str(HERE / "power_collector.py"), "run", "dev", *arguments]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
@@ -149,14 +136,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         make_tree(directory / "root")
-        pid = (
-            os.fork()
-        )  # the parent's memory is not the collector's, and a second run starts afresh
+        # In a child: the parent's memory is not the collector's, and a second run starts afresh.
+        pid = os.fork()
         if pid == 0:
             simulate(directory, args.hours)
             sys.stdout.flush()
             os._exit(0)
-        if os.waitpid(pid, 0)[1]:
+        _, status = os.waitpid(pid, 0)
+        if status:
             return 1
         for number in (signal.SIGKILL, signal.SIGTERM):
             end_by(number, directory, args.seconds)

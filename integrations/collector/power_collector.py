@@ -43,7 +43,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import power_manager
@@ -57,8 +56,12 @@ from power_manager import (
     PowerManagerError,
     PowerMeter,
     Screen,
+    StopSignals,
+    StorageError,
+    __version__,
     log_to_stderr,
     make_table,
+    open_secret,
     parse_duration,
     parse_number,
     print_error,
@@ -88,6 +91,7 @@ __all__ = [
     "Source",
     "Supply",
     "Upsd",
+    "__version__",
     "discover",
     "main",
     "open_feeds",
@@ -375,9 +379,8 @@ class Supply(Source):
         top = os.path.join(root, cls.origin)
         for name in _listed(top):
             place = f"{top}/{name}"
-            kind = _KINDS.get(
-                _text(f"{place}/type").lower().partition("_")[0]
-            )  # USB_PD, USB_DCP: USB
+            family, _, _ = _text(f"{place}/type").lower().partition("_")  # USB_PD, USB_DCP: USB
+            kind = _KINDS.get(family)
             if kind is None or _number(_text(f"{place}/present")) == 0:
                 continue
             supply = cls(_clean(name) or "supply", kind, place)
@@ -635,15 +638,19 @@ class IioRail(Rail):
         if chip.startswith("ina2"):
             # One monitor whose channels are numbered through: shunt, bus, watts, amperes.
             triples = [(1, 3, 2)]
-        triples = [t for t in triples if cls._is_there(files, "voltage", t[0])]
-        triples = [t for t in triples if cls._is_there(files, "current", t[1])]
+        triples = [
+            (bus, shunt, watts)
+            for bus, shunt, watts in triples
+            if cls._is_there(files, "voltage", bus) and cls._is_there(files, "current", shunt)
+        ]
         address = _i2c_address(place)
         rails: list[Rail] = []
         for numbers in triples:
             label = cls._label(place, numbers)
             if label == "NC":
                 continue
-            rail = cls._named(place, chip, address, label, numbers[1], len(triples) > 1)
+            _, shunt, _ = numbers
+            rail = cls._named(place, chip, address, label, shunt, len(triples) > 1)
             assert isinstance(rail, IioRail)
             rail.numbers = numbers
             rails.append(rail)
@@ -738,15 +745,17 @@ class Feed:
 class _Server:
     """A host and port, left alone for NUT_RETRY seconds after it could not be reached."""
 
-    _ADDRESS = re.compile(r"(?:\[([^\s\]]+)\]|([^\s:@\[\]\"]+))(?::(\d{1,5}))?")
+    _ADDRESS = re.compile(
+        r"(?:\[(?P<ipv6>[^\s\]]+)\]|(?P<name>[^\s:@\[\]\"]+))(?::(?P<port>\d{1,5}))?"
+    )
 
     def __init__(self, what: str, address: str, port: int, clock: Callable[[], float]) -> None:
         found = self._ADDRESS.fullmatch(address)
-        port = int(found[3] or port) if found else 0
+        port = int(found["port"] or port) if found else 0
         if not found or not 0 < port < 65536:
             raise ValueError(f"expected host[:port], got {address!r}")
         self.what = what
-        self.host = found[1] or found[2]
+        self.host = found["ipv6"] or found["name"]
         self.port = port
         self._clock = clock
         self._problem = ""
@@ -787,7 +796,8 @@ class UpsdAccess:
         """The user name and password for a host: from the file, else from the environment."""
         found = self.logins.authenticators(host) if self.logins else None
         if found:
-            return found[0], found[2] or ""
+            user, _, password = found
+            return user, password or ""
         name = os.environ.get(NUT_USERNAME, "")
         return (name, os.environ.get(NUT_PASSWORD, "")) if name else None
 
@@ -887,9 +897,10 @@ class Upsd(Feed):
             self._socket = context.wrap_socket(self._socket, server_hostname=host)
         login = self._access.login(host)
         if login:
+            user, password = login
             self._warn_of_plain_text(host)
-            self._require("USERNAME", login[0])
-            self._require("PASSWORD", login[1])
+            self._require("USERNAME", user)
+            self._require("PASSWORD", password)
 
     def _warn_of_plain_text(self, host: str) -> None:
         is_near = host == "localhost" or host.startswith("127.") or host == "::1"
@@ -1498,24 +1509,25 @@ class Curve:
         >>> [curve.charge(volts) for volts in (2.9, 3.5, 4.3, 8.2, 1.0)]
         [0.0, 40.0, 100.0, None, None]
         """
-        lowest = self.points[0]
-        highest = self.points[-1]
-        if not lowest[0] * CURVE_LOW <= volts <= highest[0] * CURVE_HIGH:
+        lowest, lowest_pct = self.points[0]
+        highest, highest_pct = self.points[-1]
+        if not lowest * CURVE_LOW <= volts <= highest * CURVE_HIGH:
             return None
-        if volts <= lowest[0]:
-            return lowest[1]
+        if volts <= lowest:
+            return lowest_pct
         for (low, low_pct), (high, high_pct) in itertools.pairwise(self.points):
             if volts <= high:
                 charge = low_pct + (high_pct - low_pct) * (volts - low) / (high - low)
                 return round(charge, 1)  # an estimate has no more digits than that
-        return highest[1]
+        return highest_pct
 
 
 def _curve(text: str) -> tuple[str, Curve]:
     """A --curve argument, NAME=CHEMISTRY:CELLS or NAME=VOLTS:PERCENT,VOLTS:PERCENT,...
 
-    >>> _curve("Pack=lead-acid:6")[1].charge(12.24)
-    50.0
+    >>> name, curve = _curve("Pack=lead-acid:6")
+    >>> name, curve.charge(12.24)
+    ('Pack', 50.0)
     >>> _curve("Pack=9:0,12.6:100")
     ('Pack', Curve(points=((9.0, 0.0), (12.6, 100.0))))
     """
@@ -1529,7 +1541,10 @@ def _curve(text: str) -> tuple[str, Curve]:
         points = sorted((v, p) for v, p in numbers if v is not None and p is not None)
         if len(points) < len(numbers):
             points = []
-    rises = all(a[0] < b[0] and a[1] <= b[1] for a, b in itertools.pairwise(points))
+    rises = all(
+        low < high and low_pct <= high_pct
+        for (low, low_pct), (high, high_pct) in itertools.pairwise(points)
+    )
     inside = all(0 < volts <= _MAX["V"] and 0 <= pct <= 100 for volts, pct in points)
     if not name or len(points) < 2 or not rises or not inside:
         raise argparse.ArgumentTypeError(
@@ -1557,14 +1572,14 @@ def _mapping(text: str) -> tuple[str, Mapping]:
     >>> _mapping("ina219=-battery:Pack")
     ('ina219', Mapping(kind=<MeterType.BATTERY: 'battery'>, name='Pack', flip=True))
     """
-    found = re.fullmatch(
-        rf"(.+?)=(-?)({'|'.join(kind.value for kind in MeterType)})(?::(.*))?", text
-    )
+    types = "|".join(kind.value for kind in MeterType)
+    found = re.fullmatch(rf"(?P<rail>.+?)=(?P<flip>-?)(?P<type>{types})(?::(?P<name>.*))?", text)
     if not found:
         raise argparse.ArgumentTypeError(
             f"expected RAIL=TYPE[:NAME], TYPE main, battery, solar or ups, got {text!r}"
         )
-    return found[1], Mapping(MeterType(found[3]), _clean(found[4] or ""), bool(found[2]))
+    mapping = Mapping(MeterType(found["type"]), _clean(found["name"] or ""), bool(found["flip"]))
+    return found["rail"], mapping
 
 
 def _told_apart(sources: Sequence[Source]) -> None:
@@ -2636,7 +2651,7 @@ class EventWatch:
                 group = source.name if source.kind is MeterType.UPS else ""
                 groups.setdefault(group, []).append((source, sample))
         for group, members in groups.items():
-            online = [member for member in members if member[1].mains]
+            online = [(source, sample) for source, sample in members if sample.mains]
             unrest = self._mains.setdefault(group, Unrest(self._hold))
             if not unrest.is_news(bool(online), now):
                 continue
@@ -2829,7 +2844,7 @@ class Registry:
     ) -> None:
         """Change a meter's capacity if its source is another one now."""
         facts = self._facts[key]
-        name = key[0]
+        name, _ = key
         is_another = bool(before.serial and facts.serial and before.serial != facts.serial)
         if is_another:
             _log.warning("%s: another pack: %s, was %s", name, facts.serial, before.serial)
@@ -2884,9 +2899,8 @@ class Journal:
         self.error = ""
         self.low: float = power_manager.LOW_BATTERY_THRESHOLD
         self.critical: float = power_manager.CRITICAL_BATTERY_THRESHOLD
-        self.max_gap: float = (
-            math.inf
-        )  # seconds between two readings beyond which no energy is booked
+        # Seconds between two readings beyond which no energy is booked.
+        self.max_gap: float = math.inf
         try:
             self._look_up_device()
             self._sequence = self.manager.last_sequence()
@@ -3090,7 +3104,7 @@ class Journal:
             for event in ours:
                 meter = names.get(event.meter_id or "", "")
                 environments.append(_environment(self._device_id, event.type, event.value, meter))
-            self._sequence = page[-1][0]
+            self._sequence, _ = page[-1]
         return environments
 
     def _meter_names(self) -> dict[str, str]:
@@ -3398,41 +3412,6 @@ class Collector:
 # --- Command line -----------------------------------------------------------------------------
 
 
-class _Signals:
-    """SIGTERM, SIGINT and SIGHUP end a wait; what is being written is written to its end.
-
-    `number` is the first of these signals that has come; None before.
-    """
-
-    def __enter__(self) -> _Signals:
-        self.number: int | None = None
-        self._reader, self._writer = socket.socketpair()
-        self._writer.setblocking(False)
-        self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
-                    self._before[number] = signal.signal(number, self._stop)
-        return self
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.number = self.number or number
-        with contextlib.suppress(OSError):
-            self._writer.send(b"x")
-
-    def wait(self, seconds: float) -> bool:
-        """Wait so many seconds, or until a signal comes; return whether one has come."""
-        if self.number is None:
-            select.select([self._reader], [], [], min(seconds, DAY))
-        return self.number is not None
-
-    def __exit__(self, *exc_info: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._reader.close()
-        self._writer.close()
-
-
 # What `sources --json` has of a sample, beside name and type; as columns only if a source has it.
 _MORE_KEYS = ("runtime_s", "temperature_c", "serial", "is_estimated")
 _NO_SENSORS = (
@@ -3544,9 +3523,10 @@ def _run(args: argparse.Namespace, clocks: Clocks) -> int:
     options = _options(args)
     if options.test_shutdown:
         return _test_shutdown(options, clocks)
-    with _Signals() as signals:
+    # No hard end: what is being written is written to its end.
+    with StopSignals() as signals:
         code = Collector(options, clocks).run(clocks.wait or signals.wait)
-        return 130 if signals.number == signal.SIGINT and code == 0 else code
+    return code or signals.exit_code
 
 
 def _test_shutdown(options: Options, clocks: Clocks) -> int:
@@ -3569,7 +3549,8 @@ def _critical_threshold(options: Options) -> float:
     """The device's critical charge, if the file exists and knows the device."""
     if os.path.exists(options.db):
         with PowerManager(options.db) as manager, contextlib.suppress(power_manager.NotFound):
-            return _thresholds(manager.get_device(options.device_id))[1]
+            _, critical = _thresholds(manager.get_device(options.device_id))
+            return critical
     return power_manager.CRITICAL_BATTERY_THRESHOLD
 
 
@@ -3624,13 +3605,13 @@ def _program(text: str) -> tuple[str, list[str]]:
 def _logins(path: str) -> netrc.netrc:
     """A --nut-login argument: a file in netrc's form."""
     try:
-        logins = netrc.netrc(path)
+        open_secret(path, _log.warning).close()  # netrc opens the file by itself
+        return netrc.netrc(path)
+    except StorageError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
     except (OSError, netrc.NetrcParseError, UnicodeDecodeError) as exc:
         message = f"expected a file in netrc's form, got {path!r}: {exc}"
         raise argparse.ArgumentTypeError(message) from None
-    if os.stat(path).st_mode & 0o007:
-        _log.warning("%s: every user of this machine can read it", path)
-    return logins
 
 
 def _trust(text: str) -> str:
@@ -3730,13 +3711,7 @@ _at_least_zero = functools.partial(parse_number, at_least=0)
 def _add_storing_options(run: CommandParser) -> None:
     """Add where readings go, and when, to `run`."""
     add = run.add_argument
-    run.add_setting(
-        "--db",
-        variable="POWER_MANAGER_DB",
-        default=str(power_manager.DB_PATH),
-        metavar="PATH",
-        text="the file; made if it is missing, private to its owner",
-    )
+    run.add_database("the file; made if it is missing, private to its owner")
     add(
         "--interval",
         type=_above_zero,
@@ -3851,7 +3826,7 @@ def _parser() -> CommandParser:
         program_name("power-collector", __file__),
         "Logs this machine's power sensors, and runs your shutdown command when the battery ends.",
         name="power-collector",
-        version=power_manager.__version__,
+        version=__version__,
         examples=["sources", "run edge-001", "help run"],
     )
     show = parser.add_command(

@@ -19,9 +19,13 @@ import power_manager
 _KINDS = ("main", "battery", "solar")
 _MADE_SQL = """
 CREATE TABLE device (id TEXT PRIMARY KEY, threshold REAL, target REAL);
-CREATE TABLE meter (key INTEGER PRIMARY KEY, device TEXT, type TEXT, voltage REAL, current REAL, charge REAL,
-    capacity REAL);
-CREATE TABLE hourly (meter INTEGER, hour INTEGER, energy REAL, PRIMARY KEY (meter, hour)) WITHOUT ROWID;
+CREATE TABLE meter (
+    key INTEGER PRIMARY KEY, device TEXT, type TEXT,
+    voltage REAL, current REAL, charge REAL, capacity REAL
+);
+CREATE TABLE hourly (
+    meter INTEGER, hour INTEGER, energy REAL, PRIMARY KEY (meter, hour)
+) WITHOUT ROWID;
 """
 
 
@@ -59,10 +63,8 @@ def by_hand(path: Path, devices: int) -> Callable[[], dict[str, Any]]:
         for i, id_ in enumerate(ids)
         for kind in _KINDS
     ]
-    conn.executemany(
-        "INSERT INTO meter (device, type, voltage, current, charge, capacity) VALUES (?, ?, ?, ?, ?, ?)",
-        rows,
-    )
+    columns = "device, type, voltage, current, charge, capacity"
+    conn.executemany(f"INSERT INTO meter ({columns}) VALUES (?, ?, ?, ?, ?, ?)", rows)
     hours = [(key, hour, 1.5) for key in range(1, len(rows) + 1)]
     conn.executemany("INSERT INTO hourly VALUES (?, ?, ?)", hours)
     conn.commit()
@@ -70,11 +72,9 @@ def by_hand(path: Path, devices: int) -> Callable[[], dict[str, Any]]:
         (SELECT sum(energy) FROM hourly WHERE meter = key AND hour > ?1) FROM meter"""
 
     def check() -> dict[str, Any]:
-        targets = {
-            row[0]: row[1:] for row in conn.execute("SELECT id, threshold, target FROM device")
-        }
+        devices = conn.execute("SELECT id, threshold, target FROM device").fetchall()
         found: dict[str, Any] = {
-            id_: {"total": 0.0, "energy": 0.0, "charges": [], "wh": 0.0} for id_ in targets
+            id_: {"total": 0.0, "energy": 0.0, "charges": [], "wh": 0.0} for id_, _, _ in devices
         }
         for device, kind, watts, charge, capacity, energy in conn.execute(sql, (hour - 24,)):
             entry = found[device]
@@ -83,20 +83,22 @@ def by_hand(path: Path, devices: int) -> Callable[[], dict[str, Any]]:
                 entry["charges"].append(charge)
                 entry["wh"] += capacity * charge / 100
             entry["energy"] += energy if kind != "solar" else 0.0
-        for id_, entry in found.items():
-            entry["below"] = entry["total"] < targets[id_][0]
-            entry["within"] = entry["energy"] <= targets[id_][1]
+        for id_, threshold, target in devices:
+            entry = found[id_]
+            entry["below"] = entry["total"] < threshold
+            entry["within"] = entry["energy"] <= target
         return found
 
     return check
 
 
 def main() -> None:
-    """Measure in turn: sys.argv has the number of devices, of rounds, and a directory."""
-    devices = int(sys.argv[1])
-    rounds = int(sys.argv[2])
+    """Measure in turn; the arguments are the number of devices, that of rounds, a directory."""
+    devices_text, rounds_text, place = sys.argv[1:]
+    devices = int(devices_text)
+    rounds = int(rounds_text)
     seconds: dict[str, list[float]] = {"power_manager": [], "by hand": []}
-    with tempfile.TemporaryDirectory(dir=sys.argv[3]) as folder:
+    with tempfile.TemporaryDirectory(dir=place) as folder:
         checks = {
             "power_manager": library(Path(folder, "power_manager.db"), devices),
             "by hand": by_hand(Path(folder, "hand.db"), devices),

@@ -1,6 +1,7 @@
-"""How long `import` takes for a log in the library's own CSV, beside log_many() with the same rows as tuples.
+"""How long `import` takes for the library's own CSV, beside log_many() with the same rows.
 
-Both are measured in one process, in pairs, each into a new file; what is printed is the median of the pairs' ratios.
+Both are measured in one process, in pairs, each into a new file; what is printed is the median of
+the pairs' ratios.
 
     python proof/benchmarks/imports.py [--rows N] [--pairs N] [--seed N] [--dir FOLDER]
 """
@@ -32,7 +33,7 @@ Row = tuple[float, float, float, float]
 
 
 def make_rows(count: int, seed: int) -> list[Row]:
-    """A reading a second, with the jitter of a real clock: epoch seconds, volts, amperes, per cent."""
+    """A reading a second with a real clock's jitter: epoch seconds, volts, amperes, per cent."""
     chance = random.Random(seed)
     return [
         (
@@ -112,10 +113,9 @@ def main() -> int:
         found = measure(make_rows(options.rows, options.seed), options.pairs, Path(folder))
     ratio = median(imported / logged for logged, imported in found)
     print(
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {options.rows:,} rows, ",
-        end="",
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
+        f"{options.rows:,} rows, {options.pairs} pairs, seed {options.seed}"
     )
-    print(f"{options.pairs} pairs, seed {options.seed}")
     for name, seconds in zip(("log_many", "import"), zip(*found)):
         shown = ", ".join(f"{value:.2f}" for value in seconds)
         print(f"{name:8}  {1e6 * median(seconds) / options.rows:5.2f} us a row  ({shown} s)")

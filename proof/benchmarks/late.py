@@ -1,7 +1,8 @@
-"""What readings out of order, wrong clocks and upgrades cost the library; run by works.py, prints JSON.
+"""What late readings, wrong clocks and upgrades cost the library; run by works.py, prints JSON.
 
-Everything is measured with durability "normal", so that the disk's syncs, which are the same for all of it, do not
-hide what the library does. Where a cost must be linear, it is measured for so many readings and for twice as many.
+Everything is measured with durability "normal", so that the disk's syncs, which are the same for
+all of it, do not hide what the library does. Where a cost must be linear, it is measured for so
+many readings and for twice as many.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
-import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,20 +19,16 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from readings import START, day_of_values
+
+import proof.first_release
 
 _HOUR = 3600.0
 # Which newer readings there are, and how many seconds later they begin.
 _NEWER = {"": None, ", newer ones there": 10 * _HOUR, ", newer ones in its hour": 60.0}
 _ORDERS = ("ascending", "descending", "random", "one instant")
-_FIRST_RELEASE = """
-CREATE TABLE devices (id TEXT PRIMARY KEY, name, shutdown_threshold, target_wh);
-CREATE TABLE power_meters (id TEXT PRIMARY KEY, device_id, type, voltage, current_draw, capacity_wh, charge_pct, name);
-CREATE TABLE power_readings (id TEXT PRIMARY KEY, meter_id, voltage, current_draw, wattage, charge_pct, timestamp TEXT);
-CREATE TABLE power_events (id TEXT PRIMARY KEY, device_id, type, value, timestamp TEXT, note);
-INSERT INTO devices VALUES ('old', 'Old', 3.0, NULL);
-INSERT INTO power_meters VALUES ('old-1', 'old', 'battery', 12.0, 1.0, 50.0, 50.0, 'Old pack');
-"""
 
 
 def load(path: str) -> Any:
@@ -91,7 +87,7 @@ def appended(scene: Scene, sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def late(scene: Scene, sizes: dict[str, int]) -> dict[str, Any]:
-    """Single late readings into a day at 5 s: into hours that are full, as the hours after them are."""
+    """Single late readings into a day at 5 s, whose hours are all full."""
     scene.pm.log_many(scene.rows(START, 17_280, 5))
     chance = random.Random(1)
     times = []
@@ -113,7 +109,7 @@ def backlog(scene: Scene, sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def behind(scene: Scene, sizes: dict[str, int]) -> dict[str, Any]:
-    """Live readings that all others of their meter are dated after, in turn with those of a meter without others."""
+    """Live readings of a meter whose others are all dated later; in turn, of one without others."""
     scene.pm.log_many(scene.rows(START + 10 * _HOUR, sizes["later"], 1))
     alone = scene.new_meter()
     times: dict[str, list[float]] = {"behind": [], "not behind": []}
@@ -125,7 +121,7 @@ def behind(scene: Scene, sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def set_back(scene: Scene, sizes: dict[str, int]) -> dict[str, Any]:
-    """Live readings of a clock that was set back by half an hour, into readings at 5 s and at 1 Hz."""
+    """Live readings by a clock set back half an hour, into readings at 5 s and at 1 Hz."""
     found = {}
     for name, step in (("set back, 5 s", 5), ("set back, 1 Hz", 1)):
         scene.meter = scene.new_meter()
@@ -141,7 +137,7 @@ def set_back(scene: Scene, sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def frozen(scene: Scene, sizes: dict[str, int]) -> dict[str, Any]:
-    """Live readings of one instant: call by call and in one call, without and with newer readings there already."""
+    """Live readings of one instant: call by call and in one call, without and with newer ones."""
     found: dict[str, Any] = {}
     for newer, later in _NEWER.items():
         for one_call in (False, True):
@@ -179,8 +175,7 @@ def _first_release(path: Path, count: int, order: str, seed: int) -> None:
             text = datetime.fromtimestamp(at, timezone.utc).replace(tzinfo=None).isoformat()
             yield f"r{number}", "old-1", volts, amperes, volts * amperes, charge, text
 
-    conn = sqlite3.connect(path)
-    conn.executescript(_FIRST_RELEASE)
+    conn = proof.first_release.create(path)
     conn.executemany("INSERT INTO power_readings VALUES (?, ?, ?, ?, ?, ?, ?)", rows())
     conn.commit()
     conn.close()
@@ -216,13 +211,17 @@ SCENES: dict[str, Callable[[Scene, dict[str, int]], dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Play the scenes: sys.argv has the library's file, a directory, the seed, sizes in JSON, and their names."""
-    library = load(sys.argv[1])
-    seed = int(sys.argv[3])
-    sizes = json.loads(sys.argv[4])
-    wanted = sys.argv[5:] or [*SCENES, "upgrades"]
+    """Play scenes: the arguments are the library's file, a directory, the seed, sizes, names.
+
+    The sizes are JSON; without names all scenes are played.
+    """
+    library_path, place, seed_text, sizes_text, *names = sys.argv[1:]
+    library = load(library_path)
+    seed = int(seed_text)
+    sizes = json.loads(sizes_text)
+    wanted = names or [*SCENES, "upgrades"]
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(dir=sys.argv[2]) as folder:
+    with tempfile.TemporaryDirectory(dir=place) as folder:
         for name in wanted:
             if name == "upgrades":
                 found |= upgrades(library, Path(folder), sizes, seed)

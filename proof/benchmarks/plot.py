@@ -60,22 +60,22 @@ def _panel(number: int, title: str, lines: dict[str, Line]) -> list[str]:
         places = [place(log10(x), log10(y)) for x, y in line if y > 0]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         width = 3 if name == "power_manager" else 1.5
+        colour = _COLOURS[name]
         out.append(
-            f'<polyline points="{path}" fill="none" stroke="{_COLOURS[name]}" stroke-width="{width}"/>'
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
         )
         out += [
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{width + 0.5}" fill="{_COLOURS[name]}"/>'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{width + 0.5}" fill="{colour}"/>'
             for x, y in places
         ]
     middle = left + _WIDTH / 2
-    out.append(
-        f'<text x="{middle}" y="{_TOP + _HEIGHT + 36}" text-anchor="middle">readings in the file</text>'
-    )
+    below = _TOP + _HEIGHT + 36
+    out.append(f'<text x="{middle}" y="{below}" text-anchor="middle">readings in the file</text>')
     return out
 
 
 def write(path: Path, figures: dict[str, list[list[float]]]) -> None:
-    """Draw (i): by contender, rows of readings, seconds a reading, seconds a report, bytes a reading."""
+    """Draw (i): for each contender its rows of readings, seconds of one and of a report, bytes."""
     panels = (
         ("one reading, us", 1, 1e6),
         ("report over all of them, ms", 2, 1e3),

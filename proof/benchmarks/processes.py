@@ -1,7 +1,7 @@
-"""Time whole processes and their peak memory; run by works.py with `-S`, commands in JSON on standard input.
+"""Time whole processes and their peak memory; run by works.py with `-S`, commands in JSON on stdin.
 
-A process of its own, and a small one: Linux counts the memory of the process that starts another into the
-other's peak.
+A process of its own, and a small one: Linux counts the memory of the process that starts another
+into the other's peak.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def measure(command: list[str]) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Run every command in turn, round after round; the first round, which fills caches, does not count."""
+    """Run the commands in turn, round after round; the first, which fills caches, is no result."""
     task = json.load(sys.stdin)
     found: dict[str, list[tuple[float, int]]] = {name: [] for name in task["commands"]}
     for number in range(task["rounds"] + 1):

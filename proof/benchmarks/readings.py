@@ -1,6 +1,7 @@
-"""The data that every contender gets: a seeded pack of batteries, sampled evenly, and the clock that goes with it.
+"""The data that every contender gets: a seeded pack of batteries, sampled evenly, and its clock.
 
-Standard library only, and of no contender: the worker processes of other interpreters import it too.
+Standard library only, and of no contender: the worker processes of other interpreters import it
+too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ DAY = 86_400
 
 
 class Clock:
-    """The time of the simulated meter, in epoch seconds: as fast as the contender, not as fast as the wall clock."""
+    """The simulated meter's time, in epoch seconds: as fast as the contender stores readings."""
 
     def __init__(self, step: float) -> None:
         self.step = step
@@ -34,9 +35,10 @@ class Clock:
 
 @functools.cache
 def day_of_values(seed: int, *, quantised: bool = True) -> list[tuple[float, float, float]]:
-    """A day of volts, amperes and percent, one a second, as a sensor of millivolts and milliamperes gives them.
+    """A day of volts, amperes and percent, one a second, as a sensor of mV and mA gives them.
 
-    Not quantised: full doubles, as a driver gives them that scales a raw count by a calibration factor.
+    Not quantised: full doubles, as a driver gives them that scales a raw count by a calibration
+    factor.
     """
     chance = random.Random(seed)
     values = []
@@ -56,6 +58,6 @@ def day_of_values(seed: int, *, quantised: bool = True) -> list[tuple[float, flo
 def rows(
     values: list[tuple[float, float, float]], begin: int, end: int, step: float
 ) -> Iterator[Row]:
-    """Readings number `begin` up to `end`, `step` seconds apart; the day of values comes again and again."""
+    """Readings number `begin` up to `end`, `step` seconds apart; the day of values is repeated."""
     length = len(values)
     return ((START + (i + 1) * step, *values[i % length]) for i in range(begin, end))

@@ -1,6 +1,7 @@
 """Measure power_manager beside what a user would pick instead, on the same work in one run.
 
-A full run writes RESULTS.md and growth.svg beside this file; --quick and --only print their tables only.
+A full run writes RESULTS.md and growth.svg beside this file; --quick and --only print their
+tables only.
 """
 
 from __future__ import annotations
@@ -23,41 +24,53 @@ from workers import HERE, interpreters
 from works import FULL, LIBRARY, QUICK, WORKS, Bench, Table
 
 _LIMITS = """\
-- One machine, virtual, shared with other work while this ran: absolute times are its own, and a sync costs what
-  its disk says it costs. Ratios are of rounds in turn (A, B, A, B), so they carry further; differences below a
-  tenth say nothing.
-- Time is simulated: readings come as fast as the contender takes them, one meter at a time, from one process. Nothing
-  here says how contenders do with several writers, or with cold caches.
-- The data is a seeded imitation of a sensor of millivolts and milliamperes; power_manager keeps such values in fewer
-  bytes than full doubles, so both sizes are given.
-- Every contender was written by this project's author, in the way its manual shows first; its own experts may do
-  better.
-  `lacks` in the table of contenders says what each does not do: RRDtool and TinyDB sync nothing, so their times are not
-  of durable readings at all.
-- Bytes written are those that the process hands to the kernel, not those that a flash chip writes in the end.
+- One machine, virtual, shared with other work while this ran: absolute times are its own, and a
+  sync costs what its disk says it costs. Ratios are of rounds in turn (A, B, A, B), so they carry
+  further; differences below a tenth say nothing.
+- Time is simulated: readings come as fast as the contender takes them, one meter at a time, from
+  one process. Nothing here says how contenders do with several writers, or with cold caches.
+- The data is a seeded imitation of a sensor of millivolts and milliamperes; power_manager keeps
+  such values in fewer bytes than full doubles, so both sizes are given.
+- Every contender was written by this project's author, in the way its manual shows first; its own
+  experts may do better. `lacks` in the table of contenders says what each does not do: RRDtool and
+  TinyDB sync nothing, so their times are not of durable readings at all.
+- Bytes written are those that the process hands to the kernel, not those that a flash chip writes
+  in the end.
 """
 
 
 class Aim(NamedTuple):
-    """One thing that the project set itself: the figure's key, its unit, and at most what it may be; None: no aim."""
+    """One thing that the project set itself."""
 
     text: str
-    key: str
-    most: float | None
-    unit: float = 1.0
+    key: str  # of the figure
+    most: float | None  # that the figure may be; None: no aim
+    unit: float = 1.0  # what the figure is multiplied by to be shown
     part: int | None = None  # of a figure that is a list
 
 
 AIMS = (
-    Aim("one reading, full: at most 1.15 times the five statements", "a/power_manager/full/floor5", 1.15),
-    Aim("one reading, normal: at most 1.9 times the five statements", "a/power_manager/normal/floor5", 1.9),
+    Aim(
+        "one reading, full: at most 1.15 times the five statements",
+        "a/power_manager/full/floor5",
+        1.15,
+    ),
+    Aim(
+        "one reading, normal: at most 1.9 times the five statements",
+        "a/power_manager/normal/floor5",
+        1.9,
+    ),
     Aim("one reading, full, beside one INSERT (no aim)", "a/power_manager/full/floor", None),
     Aim("one reading, normal, beside one INSERT (no aim)", "a/power_manager/normal/floor", None),
     Aim("bulk: at most 3 times a bare executemany", "b/power_manager/floor", 3.0),
     Aim("bulk: us a reading (no aim)", "b/power_manager", None, 1e6),
     Aim("bytes on disk a reading: at most 30", "c/power_manager", 30.0, part=0),
     Aim("bytes written a reading alone, full: at most 7,000", "d/power_manager/full/log", 7_000.0),
-    Aim("bytes written a reading in groups of 60: at most 430", "d/power_manager/full/group", 430.0),
+    Aim(
+        "bytes written a reading in groups of 60: at most 430",
+        "d/power_manager/full/group",
+        430.0,
+    ),
     Aim("report over a month at 1 Hz: under 5 ms", "e/power_manager/hz", 5e-3, 1e3),
     Aim("the same: no slower than a month at 1/min (times)", "e/power_manager/hz/min", 1.05),
     Aim("report over a year: under 10 ms", "e/power_manager/year", 10e-3, 1e3),
@@ -69,7 +82,12 @@ AIMS = (
         1.5,
         part=1,
     ),
-    Aim("the same as the installed command", "h/the same as -m, or as the installed command", 1.5, part=1),
+    Aim(
+        "the same as the installed command",
+        "h/the same as -m, or as the installed command",
+        1.5,
+        part=1,
+    ),
     Aim("a late reading alone at 5 s: under 5 ms", "j/late", 5e-3, 1e3),
     Aim("shuffled backlog at 5 s: faster than the library before (times)", "j/backlog/ratio", 1.0),
     Aim("live, 300,000 later readings there: at most 2 times without", "j/behind/not behind", 2.0),
@@ -93,7 +111,7 @@ AIMS = (
             "upgrade, one instant",
         )
     ),
-)  # fmt: skip
+)
 
 
 def aims(bench: Bench) -> Table:
@@ -120,24 +138,25 @@ def contenders(bench: Bench) -> Table:
     for name in CONTENDERS:
         if name not in bench.pythons:
             table.rows.append([name, "skipped", "not installed, or not asked for", ""])
-        elif name == "rrdtool" and bench.pythons[name][0] != sys.executable:
-            told = (
-                "one archive of every step, hours for a year; worker under "
-                + bench.pythons[name][0]
+            continue
+        python, version = bench.pythons[name]
+        if name == "rrdtool" and python != sys.executable:
+            told = f"one archive of every step, hours for a year; worker under {python}"
+            lacks = (
+                "no exact times (whole seconds), syncs nothing, no late readings; "
+                "energies are of means"
             )
-            lacks = "no exact times (whole seconds), syncs nothing, no late readings; energies are of means"
-            table.rows.append([name, bench.pythons[name][1], told, lacks])
         else:
             kind = load(name)
-            table.rows.append(
-                [
-                    name,
-                    bench.pythons[name][1],
-                    str(kind.__doc__).split("\n")[0].rstrip("."),
-                    kind.lacks,
-                ]
-            )
+            told = _summary(kind.__doc__).rstrip(".")
+            lacks = kind.lacks
+        table.rows.append([name, version, told, lacks])
     return table
+
+
+def _summary(docstring: str | None) -> str:
+    """The first line."""
+    return (docstring or "").partition("\n")[0]
 
 
 def markdown(table: Table) -> str:
@@ -151,19 +170,31 @@ def markdown(table: Table) -> str:
 
 def machine(folder: Path) -> list[str]:
     """Where this ran."""
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next(
-        (line.split(":")[1].strip() for line in info if line.startswith("model name")),
-        platform.machine(),
-    )
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    inside = [m for m in mounts if (str(folder) + "/").startswith(m[1].rstrip("/") + "/")]
+    model = platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    system = f"{os.cpu_count()} cores, Linux {platform.release()}"
+    versions = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
     size = LIBRARY.stat().st_size
-    place = max(inside, key=lambda m: len(m[1]))
     return [
-        f"- machine: {model}, {os.cpu_count()} cores, Linux {platform.release()}, files on {place[2]} ({place[0]})",
-        f"- Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, power_manager.py of {size:,} bytes",
+        f"- machine: {model}, {system}, files on {_file_system(folder)}",
+        f"- {versions}, power_manager.py of {size:,} bytes",
     ]
+
+
+def _file_system(folder: Path) -> str:
+    """The type and the device of the file system that a folder is on."""
+    longest = ""
+    found = ""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        device, mounted_at, kind, *_ = line.split()
+        inside = folder.is_relative_to(mounted_at)
+        if inside and len(mounted_at) >= len(longest):
+            longest = mounted_at
+            found = f"{kind} ({device})"
+    return found
 
 
 def write_results(bench: Bench, tables: list[Table], began: float) -> None:
@@ -198,7 +229,7 @@ def write_results(bench: Bench, tables: list[Table], began: float) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description=_summary(__doc__))
     parser.add_argument("--seed", type=int, default=7, help="of the data (default: 7)")
     parser.add_argument(
         "--quick", action="store_true", help="a minute instead of ten: fewer rounds, smaller files"

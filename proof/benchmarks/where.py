@@ -35,14 +35,15 @@ def profile(title: str, work: Callable[[], object]) -> list[str]:
     profiler = cProfile.Profile()
     profiler.runcall(work)
     stats = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
-    own = {place: values[2] for place, values in stats.items()}
+    own = {place: own_seconds for place, (_, _, own_seconds, _, _) in stats.items()}
     total = sum(own.values())
     in_sqlite = sum(time for (_, _, name), time in own.items() if _SQLITE in name)
     lines = [f"## {title}", "", f"In SQLite {in_sqlite / total:.0%}, in Python the rest.", ""]
     lines += ["| function | share of the time |", "| --- | ---: |"]
-    most = sorted(own.items(), key=lambda item: -item[1])[:_SHOWN]
-    for (_, _, name), time in most:
-        lines.append(f"| `{name.strip('<>')}` | {time / total:.0%} |")
+    longest = sorted(own, key=lambda place: own[place], reverse=True)[:_SHOWN]
+    for place in longest:
+        _, _, name = place
+        lines.append(f"| `{name.strip('<>')}` | {own[place] / total:.0%} |")
     return [*lines, ""]
 
 

@@ -1,7 +1,7 @@
-"""One contender in a process of its own: it is told what to do, line by line in JSON, and times itself.
+"""One contender in a process of its own: it does what lines of JSON say, and times itself.
 
-So every contender has its own interpreter (RRDtool's may be another one), its own count of bytes written and its
-own memory, and the pipe between the processes is in no figure.
+So every contender has its own interpreter (RRDtool's may be another one), its own count of bytes
+written and its own memory, and the pipe between the processes is in no figure.
 """
 
 from __future__ import annotations

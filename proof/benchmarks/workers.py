@@ -14,12 +14,15 @@ from contenders import CONTENDERS
 
 HERE = Path(__file__).resolve().parent
 _VERSION = """import {0}, sys, importlib.metadata as m
-try: print(m.version({1!r} or {0!r}))
-except m.PackageNotFoundError: print("SQLite " + {0}.sqlite_version if {0}.__name__ == "sqlite3" else "installed")"""
+try:
+    print(m.version({1!r} or {0!r}))
+except m.PackageNotFoundError:
+    print("SQLite " + {0}.sqlite_version if {0}.__name__ == "sqlite3" else "installed")
+"""
 
 
 def environment() -> dict[str, str]:
-    """The workers' environment: no bytecode beside the checkout's modules, which are not theirs to litter."""
+    """The workers' environment: no bytecode beside the checkout's modules."""
     return os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -44,7 +47,7 @@ def interpreters(names: list[str]) -> dict[str, tuple[str, str]]:
 
 
 class Worker:
-    """The worker process of one contender; a call that it cannot do returns {"unsupported": why}."""
+    """The worker process of a contender; a call that it cannot do returns {"unsupported": why}."""
 
     def __init__(self, name: str, python: str, folder: Path) -> None:
         self.name = name
@@ -76,9 +79,10 @@ class Worker:
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     def sync(self) -> None:
-        """Do what the kernel does after half a minute: write out what the contender has left unsynced.
+        """Write out what the contender has left unsynced, as the kernel does after half a minute.
 
-        From this process, not the contender's: closing a descriptor there would drop SQLite's locks.
+        From this process, not the contender's: closing a descriptor there would drop SQLite's
+        locks.
         """
         for path in self.folder.rglob("*"):
             if path.is_file():

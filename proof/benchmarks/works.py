@@ -1,4 +1,7 @@
-"""The work, (a) to (j): each function drives the contenders and returns its table; figures go into bench.figures."""
+"""The work, (a) to (j): each function drives the contenders and returns its table.
+
+The figures go into bench.figures.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ _SECONDS_UNSYNCED = 30  # the kernel's dirty_expire_centisecs
 class Sizes:
     """How much of everything.
 
-    `limit` is the longest load in seconds that a contender is given, `patience` after how many seconds of answers to
-    the same question it is not asked again.
+    `limit` is the longest load in seconds that a contender is given, `patience` after how many
+    seconds of answers to the same question it is not asked again.
     """
 
     rounds: int
@@ -123,10 +126,10 @@ class Bench:
     @contextmanager
     def workers(self, lanes: list[tuple[str, str]]) -> Iterator[dict[tuple[str, str], Worker]]:
         """A worker process for each (contender, tag), while the block lasts."""
-        started = {
-            lane: Worker(lane[0], self.pythons[lane[0]][0], self.folder / "-".join(lane))
-            for lane in lanes
-        }
+        started = {}
+        for name, tag in lanes:
+            python, _ = self.pythons[name]
+            started[name, tag] = Worker(name, python, self.folder / f"{name}-{tag}")
         try:
             yield started
         finally:
@@ -153,16 +156,26 @@ class Bench:
             raise SystemExit(f"a contender failed: {answer['unsupported']}")
         return answer
 
+    def may_load(self, name: str, count: int) -> bool:
+        """Whether so many readings load within the limit, as far as its rate is known.
+
+        A worker need not begin what it will not be given.
+        """
+        return self.rates.get(name, 0.0) * count <= self.sizes.limit
+
     def fits(self, worker: Worker, count: int) -> bool:
-        """Whether so many readings load within the limit, by the rate so far, or that of a small load first."""
+        """Whether so many readings load within the limit, by the rate so far or of a small load."""
         if worker.name not in self.rates:
             self.open(worker)
             self.rates[worker.name] = self.fine(worker.call("load", count=5_000))["seconds"] / 5_000
-        return self.rates[worker.name] * count <= self.sizes.limit
+        return self.may_load(worker.name, count)
 
 
 def load_modes(name: str) -> tuple[str, ...]:
-    """The durabilities in which a contender runs; RRDtool's module may be there for another python only."""
+    """The durabilities in which a contender runs.
+
+    RRDtool's are written here: its module may be there for another Python only.
+    """
     return ("none",) if name == "rrdtool" else load(name).modes
 
 
@@ -188,8 +201,8 @@ def one_reading(bench: Bench) -> Table:
     lanes = [(name, mode) for mode in modes for name in bench.names() if mode in load_modes(name)]
     times: dict[tuple[str, str], list[list[float]]] = {lane: [] for lane in lanes}
     with bench.workers(lanes) as started:
-        for lane, worker in started.items():
-            bench.open(worker, lane[1])
+        for (_, mode), worker in started.items():
+            bench.open(worker, mode)
             worker.call("log", count=100)
         for _ in range(bench.sizes.rounds):
             for lane, worker in started.items():
@@ -212,8 +225,9 @@ def one_reading(bench: Bench) -> Table:
             cells.append("-" if found is None else f"{found:.2f}")
         table.rows.append(cells)
     table.notes.append(
-        f"{bench.sizes.rounds} rounds of {bench.sizes.burst} readings each in turn; ratios are medians over rounds,"
-        " of medians, against the same durability. sqlalchemy commits every fifth reading only: see its mean."
+        f"{bench.sizes.rounds} rounds of {bench.sizes.burst} readings each in turn; "
+        "ratios are medians over rounds, of medians, against the same durability. "
+        "sqlalchemy commits every fifth reading only: see its mean."
     )
     return table
 
@@ -237,10 +251,8 @@ def bulk(bench: Bench) -> Table:
     with bench.workers([(name, "bulk") for name in names]) as started:
         counts = {}
         for (name, _), worker in started.items():
-            fitting = [n for n in (bench.sizes.bulk, 100_000, 10_000) if bench.fits(worker, n)] or [
-                10_000
-            ]
-            counts[name] = fitting[0]
+            wanted = (bench.sizes.bulk, 100_000)
+            counts[name] = next((n for n in wanted if bench.fits(worker, n)), 10_000)
         sizes = {}
         for turn in range(bench.sizes.bulk_rounds):
             for (name, _), worker in started.items():
@@ -265,10 +277,11 @@ def bulk(bench: Bench) -> Table:
         ]
         table.rows.append(row)
     table.notes.append(
-        f"{bench.sizes.bulk_rounds} rounds in turn, the first of them with full doubles instead of millivolts; one"
-        " transaction to the commit; the floor and power_manager get their rows ready-made, the others make theirs;"
-        f" fewer readings where a load would take more than {bench.sizes.limit:g} s. Bytes are the files' lengths"
-        " after closing; RRDtool's file has room for every reading from the start."
+        f"{bench.sizes.bulk_rounds} rounds in turn, the first of them with full doubles instead of "
+        "millivolts; one transaction to the commit; the floor and power_manager get their rows "
+        "ready-made, the others make theirs; fewer readings where a load would take more than "
+        f"{bench.sizes.limit:g} s. Bytes are the files' lengths after closing; RRDtool's file has "
+        "room for every reading from the start."
     )
     return table
 
@@ -290,10 +303,11 @@ def written(bench: Bench) -> Table:
                 cells.append("-" if found is None else f"{found:,.0f}")
             table.rows.append(cells)
     table.notes.append(
-        "Counted by /proc/self/io (write_bytes: pages made dirty, by 4,096), from the first reading to the closing of"
-        f" the file; {bench.sizes.written:,} readings alone, {bench.sizes.grouped:,} in groups. The seconds are"
-        f" simulated: every {_SECONDS_UNSYNCED} readings the files are synced from outside, as the kernel does by then."
-        " The file system's own journal and the flash's own copying are not in it."
+        "Counted by /proc/self/io (write_bytes: pages made dirty, by 4,096), from the first "
+        f"reading to the closing of the file; {bench.sizes.written:,} readings alone, "
+        f"{bench.sizes.grouped:,} in groups. The seconds are simulated: every {_SECONDS_UNSYNCED} "
+        "readings the files are synced from outside, as the kernel does by then. "
+        "The file system's own journal and the flash's own copying are not in it."
     )
     return table
 
@@ -315,28 +329,34 @@ def _written(
 def reports(bench: Bench) -> Table:
     """(e) Reports over a month and a year."""
     month = bench.sizes.month
-    spans = {f"{month / 86400:.3g} days at 1 Hz": (1, month), "30 days at 1/min": (60, 43_200)}
-    spans["365 days at 1/min"] = (60, 525_600)
+    # The seconds between two readings of each span, and the number of its readings.
+    spans = {
+        f"{month / 86400:.3g} days at 1 Hz": (1, month),
+        "30 days at 1/min": (60, 43_200),
+        "365 days at 1/min": (60, 525_600),
+    }
     table = Table("(e) A report, milliseconds", ["contender", *spans, "same answer"])
-    lanes = [(name, span) for name in bench.names("floor5") for span in spans]
-    known = bench.rates  # a worker need not begin what it will not be given
     lanes = [
-        lane for lane in lanes if known.get(lane[0], 0.0) * spans[lane[1]][1] <= bench.sizes.limit
+        (name, span)
+        for name in bench.names("floor5")
+        for span, (_, count) in spans.items()
+        if bench.may_load(name, count)
     ]
     times: dict[tuple[str, str], list[float]] = {lane: [] for lane in lanes}
     answers: dict[tuple[str, str], list[float]] = {}
     with bench.workers(lanes) as started:
-        for lane, worker in started.items():
-            step, count = spans[lane[1]]
+        for (name, span), worker in started.items():
+            step, count = spans[span]
             if bench.fits(worker, count):
                 bench.open(worker, step=step, room=count)
                 bench.fine(worker.call("load", count=count))
             else:
-                del times[lane]
+                del times[name, span]
         for _ in range(9):
             for lane, taken in times.items():
                 if sum(taken) < bench.sizes.patience:
-                    step, count = spans[lane[1]]
+                    _, span = lane
+                    step, count = spans[span]
                     answer = bench.fine(started[lane].call("report", days=step * count / 86400))
                     taken.append(answer["seconds"])
                     answers[lane] = answer["answer"]
@@ -356,9 +376,11 @@ def reports(bench: Bench) -> Table:
         hz, minute = (times.get(("power_manager", span), []) for span in list(spans)[:2])
         bench.figures["e/power_manager/hz/min"] = ratio(hz, minute) if hz and minute else None
     table.notes.append(
-        "Count, mean, least and most watts, least and most charge, energy out and in, of the readings newer than that;"
-        " medians of 9 rounds in turn. The span begins on a full hour, where power_manager has most readings to read."
-        f" -: loading would take more than {bench.sizes.limit:g} s. Same answer: as the floor's, to 1e-6."
+        "Count, mean, least and most watts, least and most charge, energy out and in, of the "
+        "readings newer than that; medians of 9 rounds in turn. The span begins on a full hour, "
+        "where power_manager has most readings to read. "
+        f"-: loading would take more than {bench.sizes.limit:g} s. "
+        "Same answer: as the floor's, to 1e-6."
     )
     return table
 
@@ -369,11 +391,7 @@ def history(bench: Bench) -> Table:
         "(f) The last day at 1 Hz as objects, milliseconds",
         ["contender", "objects", "median", "p99"],
     )
-    names = [
-        name
-        for name in bench.names("floor5")
-        if bench.rates.get(name, 0.0) * 90_000 <= bench.sizes.limit
-    ]
+    names = [name for name in bench.names("floor5") if bench.may_load(name, 90_000)]
     times: dict[str, list[float]] = {name: [] for name in names}
     counts: dict[str, int] = {}
     with bench.workers([(name, "day") for name in names]) as started:
@@ -391,8 +409,9 @@ def history(bench: Bench) -> Table:
         cells = [f"{median(taken) * 1e3:.1f}", f"{percentile(taken, 0.99) * 1e3:.1f}"]
         table.rows.append([name, f"{counts[name]:,}", *cells])
     table.notes.append(
-        "Each contender's own objects, or a small class where it has none; power_manager's carry an id, the wattage and"
-        " ISO text for the time, the others' neither. Of 90,000 readings in the file."
+        "Each contender's own objects, or a small class where it has none; power_manager's carry "
+        "an id, the wattage and ISO text for the time, the others' neither. "
+        "Of 90,000 readings in the file."
     )
     return table
 
@@ -432,7 +451,6 @@ def processes(bench: Bench) -> Table:
     python = sys.executable
     home = bench.folder / "report"
     imports = bare_imports()
-    here = str(home)
     with bench.workers([("power_manager", "report")]) as started:
         worker = started["power_manager", "report"]
         bench.open(worker, step=60)
@@ -441,19 +459,19 @@ def processes(bench: Bench) -> Table:
         shutil.copytree(worker.folder, home)
         shutil.copy(LIBRARY, home)  # its bytecode is kept there, and not in the checkout
     options = ["--db", str(home / "power_manager.db"), "report", "bench", "--days", "36500"]
+    on_path = f"import sys; sys.path.insert(0, {str(home)!r})"
+    run_main = f"{on_path}; from power_manager import main; sys.exit(main())"
     commands = {
         "an empty Python": [python, "-c", "pass"],
         "bare imports": [python, "-c", imports.replace("from __future__ import annotations; ", "")],
-        "import power_manager": [python, "-c", f"import sys; sys.path.insert(0, {here!r}); import power_manager"],
+        "import power_manager": [python, "-c", f"{on_path}; import power_manager"],
         "python power_manager.py report": [python, str(home / "power_manager.py"), *options],
-        "the same as -m, or as the installed command": [
-            python, "-c", f"import sys; sys.path.insert(0, {here!r}); from power_manager import main; sys.exit(main())",
-            *options,
-        ],
-    }  # fmt: skip
+        "the same as -m, or as the installed command": [python, "-c", run_main, *options],
+    }
     for name in bench.names("power_manager", "floor", "floor5", "naive"):
+        its_python, _ = bench.pythons[name]
         script = f"import {CONTENDERS[name].needs}"
-        commands[script] = [bench.pythons[name][0], "-c", script]
+        commands[script] = [its_python, "-c", script]
     task = json.dumps({"commands": commands, "rounds": bench.sizes.processes})
     environment = {
         key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"
@@ -465,20 +483,21 @@ def processes(bench: Bench) -> Table:
     found: dict[str, list[tuple[float, int]]] = json.loads(done.stdout)
     bare = [seconds for seconds, _ in found["bare imports"]]
     for name, runs in found.items():
-        seconds = [run[0] for run in runs]
-        peak = max(run[1] for run in runs)
+        seconds = [taken for taken, _ in runs]
+        peak_bytes = max(most for _, most in runs)
         times = ratio(seconds, bare)
-        bench.figures[f"h/{name}"] = [median(seconds), times, peak]
+        bench.figures[f"h/{name}"] = [median(seconds), times, peak_bytes]
         cells = [
             f"{median(seconds) * 1e3:.1f}",
             f"{percentile(seconds, 0.99) * 1e3:.1f}",
             f"{times:.2f}",
         ]
-        table.rows.append([name, *cells, f"{peak / 1e6:.1f}"])
+        table.rows.append([name, *cells, f"{peak_bytes / 1e6:.1f}"])
     table.notes.append(
-        f"{bench.sizes.processes} rounds in turn, bytecode caches warm; bare imports: those at the top of"
-        " power_manager.py, read from it. A script given by its path is compiled anew at every start, which is all the"
-        " difference between the two reports. The report is of 30 days at 1/min. Memory by wait4."
+        f"{bench.sizes.processes} rounds in turn, bytecode caches warm; bare imports: those at "
+        "the top of power_manager.py, read from it. A script given by its path is compiled anew "
+        "at every start, which is all the difference between the two reports. "
+        "The report is of 30 days at 1/min. Memory by wait4."
     )
     return table
 
@@ -502,7 +521,8 @@ def growth(bench: Bench) -> Table:
                     break
                 spent += bench.fine(worker.call("load", count=size - count))["seconds"]
                 count = size
-                worker.sync()  # or the load is still being written out while one reading is measured
+                # Or the load would still be written out while one reading is measured.
+                worker.sync()
                 taken = median(bench.fine(worker.call("log", count=3))["times"])
                 if taken < 0.1:
                     taken = median(bench.fine(worker.call("log", count=50))["times"])
@@ -515,9 +535,10 @@ def growth(bench: Bench) -> Table:
                     break
             worker.stop()  # with its files: ten million readings of each contender are many
     table.notes.append(
-        "At 1 Hz, the same file growing; durability as in the first row of (a) for each. -: it would take more than"
-        f" {4 * bench.sizes.limit:g} s to load or to report. Bytes with the -wal that is there at that moment, so high"
-        " for the smallest; RRDtool's file has its final length from the start."
+        "At 1 Hz, the same file growing; durability as in the first row of (a) for each. "
+        f"-: it would take more than {4 * bench.sizes.limit:g} s to load or to report. "
+        "Bytes with the -wal that is there at that moment, so high for the smallest; "
+        "RRDtool's file has its final length from the start."
     )
     return table
 
@@ -539,9 +560,9 @@ def lateness(bench: Bench) -> Table:
         times = [part[what] for part in found["now"]]
         cells = [what]
         if isinstance(times[0], list):
-            once = median(pair[0] for pair in times)
-            twice = median(pair[1] for pair in times)
-            bench.figures[f"j/{what}/growth"] = median(pair[1] / pair[0] for pair in times)
+            once = median(single for single, _ in times)
+            twice = median(double for _, double in times)
+            bench.figures[f"j/{what}/growth"] = median(double / single for single, double in times)
             cells += [f"{once * 1e6:.1f}", f"{twice * 1e6:.1f}"]
         else:
             once = median(times)
@@ -558,13 +579,17 @@ def lateness(bench: Bench) -> Table:
         figures["j/backlog/ratio"] = figures["j/backlog"] / figures["j/backlog/before"]
     sizes = bench.sizes.late
     table.notes.append(
-        f"Durability normal: no syncs. {sizes['rounds']} rounds in turn. appended, late, behind, set back: medians of"
-        " single calls of log_power. late: into a day at 5 s whose hours are full. backlog:"
-        f" {sizes['backlog']:,} readings at 5 s in a random order in one log_many. behind: live, with"
-        f" {sizes['later']:,} readings dated later; not behind: the same without them. set back: live, half an hour"
-        f" back into readings at 5 s and at 1 Hz. frozen: {sizes['frozen']:,} live readings of one instant, and"
-        " twice as many; with newer ones in its hour, each call computes the whole hour anew. upgrade: opening a"
-        f" first release's file of {sizes['upgraded']:,} readings, and of twice as many."
+        f"Durability normal: no syncs. {sizes['rounds']} rounds in turn. "
+        "appended, late, behind, set back: medians of single calls of log_power. "
+        "late: into a day at 5 s whose hours are full. "
+        f"backlog: {sizes['backlog']:,} readings at 5 s in a random order in one log_many. "
+        f"behind: live, with {sizes['later']:,} readings dated later; "
+        "not behind: the same without them. "
+        "set back: live, half an hour back into readings at 5 s and at 1 Hz. "
+        f"frozen: {sizes['frozen']:,} live readings of one instant, and twice as many; "
+        "with newer ones in its hour, each call computes the whole hour anew. "
+        f"upgrade: opening a first release's file of {sizes['upgraded']:,} readings, "
+        "and of twice as many."
     )
     return table
 

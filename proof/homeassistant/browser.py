@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,21 @@ _SHIFT = """(() => {
   localStorage.setItem("hassTokens", TOKENS);
   localStorage.setItem("dockedSidebar", '"always_hidden"');
 })();"""
+
+# What a page shows, its components' own trees among it.
+_TEXT = """(() => {
+  const found = [];
+  const walk = (node) => {
+    if (node.nodeType === Node.TEXT_NODE) found.push(node.nodeValue);
+    if (node.shadowRoot) walk(node.shadowRoot);
+    node.childNodes.forEach(walk);
+  };
+  walk(document.body);
+  return found.join(" ");
+})()"""
+_CANNOT_CONNECT = "Unable to connect to Home Assistant"
+_SHOWN_SECONDS = 30.0  # within which a page has to show what is expected
+_DRAWN_SECONDS = 3.0  # after which its charts have been drawn, too
 
 
 class Browser:
@@ -59,8 +74,20 @@ class Browser:
         script = script.replace("TOKENS", json.dumps(json.dumps(tokens)))
         self.ask("Page.addScriptToEvaluateOnNewDocument", source=script)
 
-    def picture(self, url: str, target: Path, width: int, height: int, seconds: float) -> None:
-        """Take a picture of a page, when it has had that long to load."""
+    def picture(
+        self,
+        url: str,
+        target: Path,
+        size: tuple[int, int],
+        expected: str,
+        wait: Callable[[float], None],
+    ) -> bool:
+        """Take a picture of a page that shows the expected text; whether it came to show it.
+
+        size: width and height in pixels. wait: called with seconds. Without the text there is no
+        picture, and what was at `target` stays.
+        """
+        width, height = size
         self.ask(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -68,10 +95,25 @@ class Browser:
             deviceScaleFactor=1,
             mobile=False,
         )
+        end = time.monotonic() + _SHOWN_SECONDS
         self.ask("Page.navigate", url=url)
-        time.sleep(seconds)
-        shot = self.ask("Page.captureScreenshot", format="png")
-        target.write_bytes(base64.b64decode(shot["data"]))
+        while time.monotonic() < end:
+            wait(1.0)
+            if expected in self._text():
+                wait(_DRAWN_SECONDS)
+                shot = self.ask("Page.captureScreenshot", format="png")
+                if expected in self._text():
+                    target.write_bytes(base64.b64decode(shot["data"]))
+                    return True
+            # Home Assistant hangs up on a page that gives no sign of life for 55 of its seconds,
+            # which can be less than one of ours.
+            if _CANNOT_CONNECT in self._text():
+                self.ask("Page.navigate", url=url)
+        return False
+
+    def _text(self) -> str:
+        answer = self.ask("Runtime.evaluate", expression=_TEXT, returnByValue=True)
+        return str(answer.get("result", {}).get("value", ""))
 
 
 @contextmanager

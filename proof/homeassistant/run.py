@@ -85,9 +85,8 @@ class Proof:
         self.until(20.5)
         self._take_pictures()
         self.until(21.5)
-        time.sleep(
-            1.5
-        )  # what was measured is published, and what goes is seen to go, before more is measured
+        # What was measured is published, and what goes is seen to go, before more is measured.
+        time.sleep(1.5)
         self.world.pm.delete_meter(self.world.shed)
         time.sleep(1.5)
         self.world.step()
@@ -103,8 +102,10 @@ class Proof:
 
     def until(self, hour: float) -> None:
         """Read every meter every minute until that hour."""
-        end = DAY.timestamp() + hour * 3600
-        while (now := self.clock()) < end:
+        self._read_until(DAY.timestamp() + hour * 3600)
+
+    def _read_until(self, instant: float) -> None:
+        while (now := self.clock()) < instant:
             self.world.step()
             self.clock.wait_until(now + STEP_SECONDS)
 
@@ -244,11 +245,20 @@ class Proof:
         if self.pictures is None:
             return
         device_id = self.api.devices()[UNIQUE[EDGE]]["id"]
+        pages = [
+            ("device.png", f"/config/devices/device/{device_id}", "Pack energy out"),
+            ("energy.png", "/energy", "Edge Node Pack energy in"),
+        ]
+
+        def read_on(seconds: float) -> None:
+            self._read_until(self.clock() + seconds * self.clock.speed)
+
         with browser(free_port()) as page:
             page.sign_in(self.home.url, self.api.token, self.clock())
-            url = f"{self.home.url}/config/devices/device/{device_id}"
-            page.picture(url, self.pictures / "device.png", 1280, 1350, 12)
-            page.picture(f"{self.home.url}/energy", self.pictures / "energy.png", 1280, 1350, 15)
+            for name, path, expected in pages:
+                target = self.pictures / name
+                if not page.picture(self.home.url + path, target, (1280, 1350), expected, read_on):
+                    self.failures.append(f"{name}: the page {path} does not show {expected!r}")
 
     # --- What is said of it
 
@@ -274,7 +284,10 @@ class Proof:
             "",
             f"{self.world.readings} readings of a day, {self.clock.speed:g} times as fast.",
             "",
-            "| time | what happened before | entities | values, units, classes, precision, category |",
+            (
+                "| time | what happened before | entities "
+                "| values, units, classes, precision, category |"
+            ),
             "| --- | --- | --- | --- |",
         ]
         lines += [

@@ -1,13 +1,15 @@
 """Flip single bits in a closed database, and in a -wal, and see whether anything says so.
 
-For each flip: opening, reading or check() must say so, or nothing may have changed in the readings (beyond a microvolt,
-a microampere or 0.0001 points of charge), in the statistics (those of pruned hours too), in the events and in the
-present states. The share found is printed beside that of SQLite's integrity_check alone. What changes in names,
-thresholds and capacities is counted apart: there a flip that goes unnoticed is no failure of this program.
+For each flip: opening, reading or check() must say so, or nothing may have changed in the
+readings (beyond a microvolt, a microampere or 0.0001 points of charge), in the statistics (those
+of pruned hours too), in the events and in the present states. The share found is printed beside
+that of SQLite's integrity_check alone. What changes in names, thresholds and capacities is
+counted apart: there a flip that goes unnoticed is no failure of this program.
 
-A flip in a -wal breaks the checksum of its frame; SQLite then takes the log to end there, as after a power cut, and the
-newest transactions are gone without a word. Nothing in the file can tell that from a power cut. So such an image must
-be whole and hold a beginning of what was written, and how many do is printed.
+A flip in a -wal breaks the checksum of its frame; SQLite then takes the log to end there, as
+after a power cut, and the newest transactions are gone without a word. Nothing in the file can
+tell that from a power cut. So such an image must be whole and hold a beginning of what was
+written, and how many do is printed.
 """
 
 from __future__ import annotations
@@ -38,14 +40,17 @@ Reading = tuple[str, "float | None", "float | None", "float | None"]
 
 @dataclass
 class Content:
-    """What the library reads from a file: the readings of each meter, and everything else by its kind."""
+    """What the library reads from a file: each meter's readings, all else by its kind."""
 
     readings: list[list[Reading]]
     other: dict[str, object]
 
 
 def _fill(pm: power_manager.PowerManager, rng: random.Random, count: int) -> None:
-    """Two devices; values stored whole, stored as floats and unknown; more than one hour and page; pruned hours."""
+    """Two devices and every way to store a value, over several hours and pages, some pruned.
+
+    Values are stored whole, stored as floats, and unknown.
+    """
     for number in range(2):
         pm.register_device(f"device-{number}", f"Device {number}", target_wh=20.0)
         for kind in ("battery", "solar"):
@@ -97,9 +102,11 @@ def _changed(before: list[list[Reading]], after: list[list[Reading]]) -> bool:
 
 
 def _another(old: Reading, new: Reading) -> bool:
-    if old[0] != new[0]:
+    old_time, *old_values = old
+    new_time, *new_values = new
+    if old_time != new_time:
         return True
-    for was, found, tolerance in zip(old[1:], new[1:], _TOLERANCES):
+    for was, found, tolerance in zip(old_values, new_values, _TOLERANCES):
         if was is None or found is None:
             if was is not found:
                 return True
@@ -183,7 +190,7 @@ class Flipper:
             (self._image / name).write_bytes(data)
 
     def _look(self, where: str) -> tuple[bool, Content | None]:
-        """Whether opening, reading or check() says that something is wrong, and what can be read."""
+        """Whether opening, reading or check() says what is wrong; and what can be read."""
         pm = self._attempt(
             lambda: power_manager.PowerManager(self._image / "p.db"), "opening", where
         )
@@ -215,8 +222,9 @@ class Flipper:
 
         self._out.counts[f"flips in {self._kind}"] += self.flips
         self._out.notes.append(
-            f"{self._kind}: {self.flips} flips, {self.changing} change or hide readings; noticed by the library: "
-            f"{share(self.found)}, by integrity_check alone: {share(self.found_by_sqlite)}"
+            f"{self._kind}: {self.flips} flips, {self.changing} change or hide readings; "
+            f"noticed by the library: {share(self.found)}, "
+            f"by integrity_check alone: {share(self.found_by_sqlite)}"
         )
         if self._kind == "-wal":
             self._out.notes.append(

@@ -1,9 +1,10 @@
 """Log under clocks that no server has, and compare everything with a plain model.
 
-A device without a clock of its own boots in 1970, jumps by years in both directions once it has the network, stands
-still, or tells the same instant twice. The library takes its clock as an argument, so each such life is played here,
-first by a script and then at random: live and recorded readings, known and unknown currents, prunes, deletions and
-reports. Present state, history, statistics, alerts, report and what waits to be sent must be those of model.py. Where
+A device without a clock of its own boots in 1970, jumps by years in both directions once it has
+the network, stands still, or tells the same instant twice. The library takes its clock as an
+argument, so each such life is played here, first by a script and then at random: live and
+recorded readings, known and unknown currents, prunes, deletions and reports. Present state,
+history, statistics, alerts, report and what waits to be sent must be those of model.py. Where
 Debian's faketime is installed, whole processes run under it too.
 """
 
@@ -208,7 +209,7 @@ def _jumps_of_years(life: Life) -> None:
 
 
 def _frozen(life: Life) -> None:
-    """Many readings in one instant are microseconds apart; a recorded one of that instant is there already."""
+    """Many readings in an instant that has a recorded one already are microseconds apart."""
     for n in range(300):
         life.live(5.0, n / 100, 50.0)
         if n % 50 == 0:
@@ -226,7 +227,7 @@ def _same_instant_twice(life: Life) -> None:
 
 
 def _ahead_and_pruned(life: Life) -> None:
-    """Twenty years ahead for two hours, a prune of everything, and then the right time: that stays open."""
+    """Two hours twenty years ahead, a prune of everything, then the right time: it stays open."""
     for n in range(30):
         life.now = _NOW - 7200 + n * 120
         life.live(4.0, 1.0, 80.0)
@@ -245,7 +246,7 @@ def _ahead_and_pruned(life: Life) -> None:
 
 
 def _unknown_currents(life: Life) -> None:
-    """A gauge that knows the charge alone, between readings with watts; over an hour, a prune and a gap."""
+    """A gauge without watts between readings with watts; over an hour, a prune and a gap."""
     for n in range(80):
         life.now = _NOW + n * 290
         life.live(4.0 if n % 3 else None, None if n % 4 == 0 else 1.5, 90.0 - n)
@@ -259,7 +260,7 @@ def _unknown_currents(life: Life) -> None:
 
 
 def _deleted(life: Life) -> None:
-    """Spans are deleted: of the middle, of the hour under way, and of hours that prune has closed."""
+    """Deleted spans: in the middle, in the hour under way, and in hours that prune has closed."""
     for n in range(200):
         life.now = _NOW + n * 180
         life.live(4.0, 1.0 + n / 50, 80.0)

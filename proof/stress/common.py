@@ -1,4 +1,4 @@
-"""What the stress programs share: the checkout's library, their arguments, their findings, scratch places."""
+"""What the stress programs share: the checkout's library, arguments, findings, scratch places."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Findings:
 
 @contextlib.contextmanager
 def scratch(in_memory: bool = True) -> Iterator[Path]:
-    """A directory that is deleted afterwards, on a memory disk where there is one and speed is all that matters."""
+    """A directory that is deleted afterwards; in memory where the disk is no part of the matter."""
     fast = "/dev/shm" if in_memory and os.access("/dev/shm", os.W_OK) else None
     path = Path(tempfile.mkdtemp(prefix="power-stress-", dir=fast)).resolve()
     try:
@@ -134,18 +134,20 @@ def recorder(directory: Path) -> Path | None:
 
 def machine() -> str:
     """One line on what a program ran on."""
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in _lines(Path("/proc/cpuinfo"))
-            if line.startswith("model name")
-        ),
-        "",
-    )
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
     return (
-        f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} x {cpu or 'CPU'}, "
+        f"{system}, {os.cpu_count()} x {_cpu()}, "
         f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
     )
+
+
+def _cpu() -> str:
+    """What the first core calls itself."""
+    for line in _lines(Path("/proc/cpuinfo")):
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return "CPU"
 
 
 def _lines(path: Path) -> list[str]:

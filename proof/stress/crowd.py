@@ -1,11 +1,12 @@
 """Let many processes and threads write, prune, back up, send and report on one database at once.
 
-Each process has one PowerManager that its threads share: two that log single readings, one that logs batches, one that
-groups calls in transactions. Other processes prune, back up (every copy is checked), report, and take what waits to be
-sent. Their clocks go an hour a second, so that prune finds whole hours. All the while one reader stays open in this
-process: an iteration that has met a first part only, and a second connection in a read transaction. No call may fail,
-no acknowledged reading may come again, check() must find nothing at any time, and in the end each meter must hold an
-unbroken run until the last confirmed reading, counted whole in its statistics.
+Each process has one PowerManager that its threads share: two that log single readings, one that
+logs batches, one that groups calls in transactions. Other processes prune, back up (every copy is
+checked), report, and take what waits to be sent. Their clocks go an hour a second, so that prune
+finds whole hours. All the while one reader stays open in this process: an iteration that has met
+a first part only, and a second connection in a read transaction. No call may fail, no
+acknowledged reading may come again, check() must find nothing at any time, and in the end each
+meter must hold an unbroken run until the last confirmed reading, counted whole in its statistics.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def _work(args: argparse.Namespace) -> int:
 
 
 class OpenReader:
-    """A reader that is in no hurry: an unfinished iteration, and a second connection's open transaction."""
+    """A reader in no hurry: an unfinished iteration, and a second connection's transaction."""
 
     def __init__(self, path: Path, pm: power_manager.PowerManager) -> None:
         self.meter = pm.list_meters("idle")[0].id
@@ -186,7 +187,7 @@ class OpenReader:
         ).fetchall()
 
     def finish(self, out: Findings, last: int) -> None:
-        """Expect that the snapshot has not moved, and that the iteration goes on to the newest reading."""
+        """Expect that the snapshot has not moved, and that the iteration reaches the newest."""
         out.expect(self._count() == self._before, "the open transaction's snapshot has moved")
         self._conn.execute("COMMIT")
         self._conn.close()
@@ -208,9 +209,8 @@ def _prepare(path: Path, writers: list[str]) -> int:
                 pm.add_meter(name, "battery", 50.0, meter)
         pm.register_device("idle", "Idle")
         idle = pm.add_meter("idle", "main")
-        later = (
-            time.time() + 50 * 365 * 86400
-        )  # out of the pruners' reach, fast as their clocks are
+        # Out of the pruners' reach, fast as their clocks are.
+        later = time.time() + 50 * 365 * 86400
         return pm.log_many((idle.id, float(n + 1), 1.0, None, later + n) for n in range(5000))
 
 

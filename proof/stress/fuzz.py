@@ -1,9 +1,10 @@
-"""Fuzz the library with Hypothesis: its methods against a plain model, its command line and importers with garbage.
+"""Fuzz the library: its methods against a plain model, its command line with garbage.
 
-Methods: a state machine calls everything that writes, in any order, alone, in transactions and in ones that roll back,
-with good and bad values, and compares everything that reads with model.py. Command line: random arguments, and files
-of random text, broken CSV and NDJSON; there must be no traceback and no exit code but 0, 1 and 2, and 130 where it goes
-on until Ctrl-C; an import that fails must have stored nothing. Needs hypothesis (requirements.txt).
+Methods: a state machine calls everything that writes, in any order, alone, in transactions and in
+ones that roll back, with good and bad values, and compares everything that reads with model.py.
+Command line: random arguments, and files of random text, broken CSV and NDJSON; there must be no
+traceback and no exit code but 0, 1 and 2, and 130 where it goes on until Ctrl-C; an import that
+fails must have stored nothing. Needs hypothesis (requirements.txt).
 """
 
 from __future__ import annotations
@@ -367,7 +368,7 @@ class Methods(RuleBasedStateMachine):
     @precondition(lambda self: self.model.meters)
     @rule(limit=st.sampled_from([1, 3, 10, 500]), meanwhile=st.booleans(), offset=offsets)
     def send(self, limit: int, meanwhile: bool, offset: float) -> None:
-        """Take what waits, let a reading come, and acknowledge what was taken: the new one still waits."""
+        """Acknowledge what was taken before another reading came: the new one still waits."""
         batch = self.pm.pending_readings(limit)
         waiting = {(id_, us) for id_, m in self.model.meters.items() for us in m.waiting}
         assert len(batch) == min(limit, len(waiting))
@@ -565,7 +566,8 @@ class Methods(RuleBasedStateMachine):
             (e.device_id, e.type, e.value, _us(e.timestamp), e.meter_id) for _, e in numbered
         ] == [(e.device_id, e.kind, e.value, e.us, e.meter_id) for e in self.model.events]
         if numbered:
-            assert self.pm.last_sequence() >= numbered[-1][0]
+            newest, _ = numbered[-1]
+            assert self.pm.last_sequence() >= newest
         assert [device.id for device in self.pm.list_devices()] == list(self.model.devices)
 
 
@@ -765,9 +767,8 @@ def main() -> int:
     here = Path.cwd()
     while (rounds == 0 or not deadline.over()) and not out.failures:
         with scratch() as place:
-            os.chdir(
-                place
-            )  # random words name files: `export --output -1` made one in the caller's directory
+            # Random words name files: `export --output -1` made one in the caller's directory.
+            os.chdir(place)
             try:
                 _round(f"{args.seed}/{rounds}", place, out, 20)
             finally:

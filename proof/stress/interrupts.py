@@ -1,17 +1,20 @@
 """Interrupt every public call at every function entry and return, and look at what is left.
 
-A Ctrl-C, a time limit or a handler that ends the program may stop a call between any two of its steps. Three kinds
-are tried, each on a fresh copy of one small database:
+A Ctrl-C, a time limit or a handler that ends the program may stop a call between any two of its
+steps. Three kinds are tried, each on a fresh copy of one small database:
 
-- emulated: an exception at one function entry, function return or return of a C function after the other, of every
-  public call, alone and inside transaction() and connection(), in the main thread and in another one, the exception
-  kept alive and dropped;
-- by signal: the same calls under a real SIGALRM at a random moment whose handler raises KeyboardInterrupt;
-- from handlers: handlers of real signals that themselves call log_power() or trigger_event(), or end the program.
+- emulated: an exception at one function entry, function return or return of a C function after
+  the other, of every public call, alone and inside transaction() and connection(), in the main
+  thread and in another one, the exception kept alive and dropped;
+- by signal: the same calls under a real SIGALRM at a random moment whose handler raises
+  KeyboardInterrupt;
+- from handlers: handlers of real signals that themselves call log_power() or trigger_event(), or
+  end the program.
 
-After each, another process, another thread and this thread must be able to write at once; a second PowerManager must
-see what every returned call has stored; the interrupted call must be there as a whole or not at all; no reader may be
-left behind; and check() must find nothing. Three planted faults must be found.
+After each, another process, another thread and this thread must be able to write at once; a
+second PowerManager must see what every returned call has stored; the interrupted call must be
+there as a whole or not at all; no reader may be left behind; and check() must find nothing. Three
+planted faults must be found.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import workloads
 from common import Deadline, Findings, parse, scratch
@@ -80,7 +83,7 @@ class Clock:
 
 
 def _make_template(directory: Path) -> None:
-    """Write the database that every trial begins with, a backup of an earlier state, and a first release's file."""
+    """Write what every trial begins with: a database, an older backup, a first release's file."""
     clock = Clock()
     with power_manager.PowerManager(directory / _FILE, clock=clock) as pm:
         pm.register_device("d", "Device", target_wh=100.0)
@@ -151,7 +154,7 @@ def _without_ids(record: object) -> object:
 
 
 def _content(pm: power_manager.PowerManager) -> Content:
-    """Everything that the library tells of a file, but for what is written after an interrupt, and random ids."""
+    """All that the library tells of a file, but for random ids and the device "after"."""
     found: Content = {}
     devices = [device for device in pm.list_devices() if device.id != "after"]
     for device in devices:
@@ -450,7 +453,7 @@ class Alarm:
 
 
 class OtherProcess:
-    """A process that writes to the database when it is asked to, and says whether it could at once."""
+    """A process that writes to the database when it is asked to; it says whether it could."""
 
     def __init__(self) -> None:
         command = [sys.executable, __file__, "--other-process"]
@@ -522,7 +525,7 @@ class Judge:
             sys.__unraisablehook__(unraisable)
 
     def measure(self, call: Call) -> None:
-        """Run a call without an interrupt: what it leaves, how many places it has, how long it takes."""
+        """Run a call uninterrupted: what it leaves, its number of places, how long it takes."""
         contents = []
         for run in (None, call.run, *call.others):
             bench = Bench(self._template, self._directory)
@@ -587,7 +590,7 @@ class Judge:
         self.left_files += bool(left)
 
     def _write_afterwards(self, bench: Bench, call: Call, wrong: Problems) -> dict[str, int]:
-        """Let another process, another thread and this thread write; by meter, the volts that were confirmed."""
+        """Let another process, another thread and this one write; the confirmed volts by meter."""
         confirmed: dict[str, int] = {}
         problem = self._other.write(bench.path, bench.ids["process"], 1)
         if problem:
@@ -683,20 +686,9 @@ class _NeverCommitted(sqlite3.Connection):
         return super().execute(sql, *values)
 
 
-class _SplitConnection(sqlite3.Connection):
-    """A connection that commits each change by itself."""
-
-    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
-        cursor = super().execute(sql, *values)
-        if self.in_transaction and sql.lstrip().startswith(("INSERT", "UPDATE", "DELETE")):
-            super().execute("COMMIT")
-            super().execute("BEGIN IMMEDIATE")
-        return cursor
-
-
 PLANTED: dict[str, type[sqlite3.Connection]] = {
     "no rollback": _NeverRolledBack,
-    "split": _SplitConnection,
+    "split": workloads.SplitConnection,
     "no commit": _NeverCommitted,
 }
 
@@ -732,15 +724,21 @@ def _find_planted(judge: Judge, out: Findings, rng: random.Random) -> None:
 # --- The three kinds of interrupts
 
 
-Way = tuple[Call, int, bool, bool]  # call, place, whether the exception is kept, in another thread
+class Way(NamedTuple):
+    """One way to interrupt a call."""
+
+    call: Call
+    place: int
+    keep: bool  # whether the exception is kept alive
+    in_thread: bool  # whether the call is made in another thread
 
 
 def _in_turn(by_call: list[list[Way]]) -> Iterator[Way]:
-    """The ways to interrupt calls, one call after the other, and those that take long less often."""
+    """The ways to interrupt calls, call by call; those that take long come less often."""
     turn = 0
     while any(by_call):
         for ways in by_call:
-            if ways and (turn % _SELDOM == 0 or not ways[0][0].takes_long):
+            if ways and (turn % _SELDOM == 0 or not ways[-1].call.takes_long):
                 yield ways.pop()
         turn += 1
 
@@ -757,7 +755,8 @@ def _emulated(
             middle = rng.sample(places, _MANY_PLACES // 2)
             quarter = _MANY_PLACES // 4
             places = sorted({*places[:quarter], *places[-quarter:], *middle})
-        ways = list(itertools.product([call], places, [False, True], [False, True]))
+        either = [False, True]
+        ways = [Way(*way) for way in itertools.product([call], places, either, either)]
         rng.shuffle(ways)
         by_call.append(ways)
     number_of_all = sum(map(len, by_call))
@@ -774,7 +773,8 @@ def _emulated(
     out.counts["emulated interrupts"] += done
     places_of_all = sum(judge.places[call.name] for call in calls)
     out.notes.append(
-        f"emulated: {done:,} of {number_of_all:,} trials, {len(calls)} calls with {places_of_all:,} places"
+        f"emulated: {done:,} of {number_of_all:,} trials, "
+        f"{len(calls)} calls with {places_of_all:,} places"
     )
 
 
@@ -831,7 +831,7 @@ class HandlerRun:
         signal.setitimer(signal.ITIMER_REAL, self._rng.uniform(1e-4, 2e-3))
 
     def run(self, deadline: Deadline) -> int:
-        """Log until the time is over or a handler ends the program; how many readings were confirmed."""
+        """Log until the time is over or a handler ends the program; the number confirmed."""
         signal.signal(signal.SIGALRM, self.handle)
         self._set_alarm()
         confirmed = 0
@@ -899,7 +899,8 @@ def _judge_handler(run: HandlerRun, path: Path, confirmed: int, out: Findings) -
         least = run.returned if ends else most
         detail = f"{by_handler} of {run.returned} and {run.joined} in a transaction"
         out.expect(least <= by_handler <= most, f"handler, {run.kind}: its calls", detail)
-        # The call that a handler's exit interrupts may be there or not: one reading, or a transaction of two.
+        # The call that a handler's exit interrupts may be there or not: one reading, or a
+        # transaction of two.
         surplus = volts.count(1.0) - confirmed
         detail = f"{volts.count(1.0)}, {confirmed} confirmed"
         fits = 0 <= surplus <= (2 if ends else 0)

@@ -1,9 +1,10 @@
-"""Kill writing programs (SIGKILL) at random moments and in place of their n-th write, and look at what is left.
+"""Kill writing programs (SIGKILL) at random moments and at their n-th write; judge what is left.
 
-Each life of a directory is ended several times: the next writers go on where the killed ones stopped. After each
-end the database must open, check() must find nothing, the readings of each writer must be an unbroken run from 1, with
-their statistics, alerts and backups, and everything that the library had confirmed must be there. Two planted faults
-must be found. The n-th write needs gcc (the recorder of powercut.py); without it only the moments are random.
+Each life of a directory is ended several times: the next writers go on where the killed ones
+stopped. After each end the database must open, check() must find nothing, the readings of each
+writer must be an unbroken run from 1, with their statistics, alerts and backups, and everything
+that the library had confirmed must be there. Two planted faults must be found. The n-th write
+needs gcc (the recorder of powercut.py); without it only the moments are random.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Life:
             workloads.first_release(self.directory / "p.db")
 
     def end(self, fault: str | None = None, at_write: bool = False) -> tuple[list[str], int]:
-        """Let writers run and kill them; return what is wrong, and how much confirmed work is missing."""
+        """Let writers run and kill them; what is wrong, and how much confirmed work is missing."""
         env = dict(os.environ)
         if at_write and self._library is not None:
             env |= {"LD_PRELOAD": str(self._library), "RECORDER_DIR": str(self.directory)}

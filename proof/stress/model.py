@@ -1,6 +1,8 @@
-"""What the library promises, once more in plain Python: dicts, lists and brute force, from its docstrings' rules.
+"""What the library promises, once more in plain Python, from the rules of its docstrings.
 
-Times are whole microseconds since 1970. Nothing here is fast, and nothing is taken from power_manager.py.
+Times are whole microseconds since 1970. Nothing here is fast, and nothing is taken from
+power_manager.py, nor from the model in its tests: where one of the three misreads a rule, the
+other two tell.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ def total(parts: list[Statistics]) -> Statistics:
 
 @dataclass
 class Meter:
-    """One meter: the readings that are kept, the hours that prune has closed, and its present state."""
+    """One meter: the readings that are kept, the hours that are closed, and its present state."""
 
     id: str
     device_id: str
@@ -344,7 +346,7 @@ class Model:
         return len(gone)
 
     def delete_readings(self, meter: Meter, since: int, until: int) -> int:
-        """Delete the readings of a span; return how many. Raises Refused where it cuts a closed hour."""
+        """Delete the readings of a span; return how many. Raises Refused in a closed hour."""
         for hour in meter.closed:
             start = hour * HOUR
             if start < until and since < start + HOUR and not since <= start <= until - HOUR:
@@ -407,7 +409,7 @@ class Model:
         return "charging" if charge >= 95 else "normal"
 
     def events_of(self, device_id: str, after: int = -1) -> list[Event]:
-        """A device's events later than a time, newest first; of one time the later recorded first."""
+        """A device's events later than a time, newest first; of one time the last stored first."""
         numbered = []
         for number, event in enumerate(self.events):
             if event.device_id == device_id and event.us > after:
@@ -423,7 +425,7 @@ class Model:
     # --- Statistics
 
     def of_rows(self, rows: list[Row], before: Row | None) -> Statistics:
-        """Of readings in order of time; `before` is the last one before them whose watts are known."""
+        """Of readings in order of time; `before` is the last one with known watts before them."""
         found = Statistics(reading_count=len(rows))
         found.charges = [row.charge for row in rows if row.charge is not None]
         for row in rows:

@@ -1,15 +1,17 @@
 """Cut the power at every file operation of writing programs, and look at what is left.
 
-A recorder (powercut.c, preloaded) logs each creation, write, truncation, sync, rename and removal of a run, and each
-moment at which the library had confirmed something. From that log this program builds what a disk may hold after a
-power cut at any point of it: what the last sync of each file forced, with none, a beginning, a random choice of
-512-byte sectors, or all of the writes since; and of the names in the directory those that the last sync of the
-directory forced, with a beginning of the changes since. Every such image must open, check() must find nothing, and the
-readings, statistics, alerts and backups in it must be those of an unbroken run; with durability "full" nothing
-confirmed may be missing.
+A recorder (powercut.c, preloaded) logs each creation, write, truncation, sync, rename and removal
+of a run, and each moment at which the library had confirmed something. From that log this program
+builds what a disk may hold after a power cut at any point of it: what the last sync of each file
+forced, with none, a beginning, a random choice of 512-byte sectors, or all of the writes since;
+and of the names in the directory those that the last sync of the directory forced, with a
+beginning of the changes since. Every such image must open, check() must find nothing, and the
+readings, statistics, alerts and backups in it must be those of an unbroken run; with durability
+"full" nothing confirmed may be missing.
 
-The same is done to runs with a planted fault, which must be found. Needs gcc. Not modelled: writes through mmap (the
--shm, which SQLite builds anew), names that come back in another order than they were made, sectors torn inside.
+The same is done to runs with a planted fault, which must be found. Needs gcc. Not modelled:
+writes through mmap (the -shm, which SQLite builds anew), names that come back in another order
+than they were made, sectors torn inside.
 """
 
 from __future__ import annotations
@@ -127,7 +129,7 @@ def _entries(log: bytes) -> Iterator[Entry]:
 
 
 class Disk:
-    """What a disk holds for certain, and what it may hold beside that, after the log's entries so far."""
+    """What a disk holds for certain after the log so far, and what it may hold beside that."""
 
     def __init__(self, before: Path) -> None:
         self._contents: dict[int, Content] = {}
@@ -294,8 +296,8 @@ def _honest(
             out.fail(f"{kind}: acknowledged work lost", detail)
     out.counts["images"] += images
     print(
-        f"{kind:8} durability {durability:6}: {len(log):5} operations, {images:6} images, {wrong} wrong, "
-        f"{losing} losing acknowledged work",
+        f"{kind:8} durability {durability:6}: {len(log):5} operations, "
+        f"{images:6} images, {wrong} wrong, {losing} losing acknowledged work",
         flush=True,
     )
 

@@ -1,9 +1,10 @@
 """Take away the disk's space, its health, the memory and the right to write, and give them back.
 
-Every failure must be a StorageError that names the file; what was confirmed must be there afterwards and nothing of
-what failed; check() must find nothing; and writing must work again when the cause is gone. A full disk is a small
-tmpfs where this runs as root and may mount, and a limit on the size of files (RLIMIT_FSIZE) everywhere; a failing disk
-is strace's fault injection, where there is strace; memory is limited by PRAGMA hard_heap_limit in a process of its own.
+Every failure must be a StorageError that names the file; what was confirmed must be there
+afterwards and nothing of what failed; check() must find nothing; and writing must work again when
+the cause is gone. A full disk is a small tmpfs where this runs as root and may mount, and a limit
+on the size of files (RLIMIT_FSIZE) everywhere; a failing disk is strace's fault injection, where
+there is strace; memory is limited by PRAGMA hard_heap_limit in a process of its own.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class Probe:
         return self.attempt(lambda: self.pm.export_report("d"), "export_report")
 
     def back_to_normal(self) -> None:
-        """Expect that everything works again, and that the file holds what it confirmed and no more."""
+        """Expect that all works again, and that the file holds what it confirmed and no more."""
         self.out.expect(
             self.log() and self.log_many(20), f"{self.label}: no writing after the cause is gone"
         )
@@ -152,9 +153,8 @@ def _small_disk(place: Path, megabytes: int) -> Iterator[Path | None]:
         yield disk if mounted else None
     finally:
         if mounted:
-            subprocess.run(
-                ["umount", "-l", disk], check=True
-            )  # lazily: a failed run may still have files open
+            # Lazily: a failed run may still have files open.
+            subprocess.run(["umount", "-l", disk], check=True)
         disk.rmdir()
 
 
@@ -223,7 +223,7 @@ def _failing_disk(place: Path, out: Findings, rng: random.Random) -> None:
     kind = rng.choice(["single", "many", "prune", "backup", "restore"])
     call = rng.choice(_CALLS)
     error = rng.choice(_ERRORS)
-    # Locks that fail again and again are left out: SQLite itself tries each of them for ten seconds.
+    # No locks that fail again and again: SQLite itself tries each of them for ten seconds.
     again = rng.choice([""] if call == "fcntl" else ["", "", "+7", "+"])
     when = f"{rng.randint(1, rng.choice([20, 200]))}{again}"
     command: list[str | Path] = ["strace", "-f", "-qq", "-o", place / "trace"]
@@ -244,8 +244,8 @@ def _failing_disk(place: Path, out: Findings, rng: random.Random) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     label = f"{call}={error}, when={when}, {kind}"
     # A writer that cannot even open the file ends with the StorageError that says so.
-    last = done.stderr.strip().splitlines()[-1:] or [""]
-    refused = last[0].startswith("power_manager.StorageError") and str(directory) in last[0]
+    *_, last = ["", *done.stderr.strip().splitlines()]
+    refused = last.startswith("power_manager.StorageError") and str(directory) in last
     out.counts["writers that ended with a StorageError (failing disk)"] += refused
     out.expect(
         done.returncode == 0 or refused,
@@ -278,13 +278,13 @@ def _failing_disk(place: Path, out: Findings, rng: random.Random) -> None:
 
 
 def _starve(path: Path, limit: int, seed: str) -> int:
-    """In a process of its own, work with so much memory for SQLite; write the number of the last reading."""
+    """Work with so much memory for SQLite, in a process of its own; write the last number."""
     out = Findings("memory")
     rng = random.Random(seed)
     probe = Probe(path, out, "no memory")
     probe.log_many(200)
     with contextlib.closing(sqlite3.connect(":memory:")) as conn, contextlib.suppress(MemoryError):
-        # The limit is the whole process's, and lower than what is in use it lets this very answer fail.
+        # The limit is the whole process's: lower than what is in use, it fails this very answer.
         conn.execute(f"PRAGMA hard_heap_limit = {limit}")
     for _ in range(60):
         probe.anything(rng)
@@ -324,7 +324,7 @@ def _no_memory(place: Path, out: Findings, rng: random.Random) -> None:
 
 
 def _refuses(directory: Path, out: Findings, label: str) -> None:
-    """Expect that a database in a read-only directory, a new one there and a backup into it are refused by name."""
+    """A read-only directory: its database, a new one and a backup into it are refused by name."""
     calls: dict[str, tuple[Path, Callable[[], object]]] = {
         "opening": (
             directory / "p.db",
@@ -365,7 +365,10 @@ def _read_only_disk(disk: Path, out: Findings) -> None:
 
 
 def _read_only_directory(place: Path, out: Findings) -> None:
-    """Take the right to write from a directory; root, whom that does not stop, gives up its rights in a child."""
+    """Take the right to write from a directory; root, whom that does not stop, works in a child.
+
+    The child gives up root's rights.
+    """
     directory = place / "read-only"
     directory.mkdir()
     probe = Probe(directory / "p.db", out, "read-only directory")
@@ -385,7 +388,8 @@ def _read_only_directory(place: Path, out: Findings) -> None:
         _refuses(directory, seen, "read-only directory")
         sys.stdout.flush()
         os._exit(int(bool(seen.failures)))
-    out.expect(os.waitpid(child, 0)[1] == 0, "read-only directory", "see above")
+    _, status = os.waitpid(child, 0)
+    out.expect(status == 0, "read-only directory", "see above")
     directory.chmod(0o700)
     for path in (directory, *directory.iterdir()):
         os.chown(path, os.geteuid(), -1)
@@ -428,9 +432,8 @@ def main() -> int:
         return _starve(starving.starve, starving.limit, starving.seed)
     args = parse(__doc__, parser, seconds=8.0)
     out = Findings(__file__)
-    signal.signal(
-        signal.SIGXFSZ, signal.SIG_IGN
-    )  # as Python does by itself: a write beyond the limit is an error
+    # As Python does by itself: a write beyond the limit is an error.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with scratch(in_memory=False) as place:
         _read_only_directory(place, out)
         _rounds(place, out, random.Random(args.seed), Deadline(args.seconds))

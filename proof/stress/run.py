@@ -71,12 +71,15 @@ def _results(results: list[Result], options: list[str]) -> str:
     commit = subprocess.run(
         ["git", "-C", CHECKOUT, "describe", "--always", "--dirty"], capture_output=True, text=True
     ).stdout.strip()
+    library = f"power_manager {power_manager.__version__}"
+    if commit:
+        library += f", commit {commit}"
     head = [
         "# Results of the stress programs",
         "",
         f"Command: `python proof/stress/run.py {shlex.join(options)}`  ",
         f"Date: {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC  ",
-        f"Library: power_manager {power_manager.__version__}{f', commit {commit}' if commit else ''}  ",
+        f"Library: {library}  ",
         f"Machine: {machine()}, {_hypothesis_version()}",
         "",
         "What each program does and what it leaves out is in [README.md](README.md).",

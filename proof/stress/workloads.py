@@ -1,10 +1,10 @@
-"""The writers that powercut.py, kill.py and resources.py end in the middle, and what must be left of their work.
+"""The writers that powercut.py, kill.py and resources.py end, and what must be left of their work.
 
-As a program it writes to DIRECTORY/p.db until it is stopped or has done --count steps. Each writer has a device and a
-meter of its own; its n-th reading has n volts, so what is left can be told from the numbers alone. What the library
-has confirmed goes to the --ack file, a line each: "reading WRITER N", "backup N", "kept WRITER N" (prune has left
-nothing before N), "most WRITER N" (no reading after N is there: it is not yet logged, or restore has taken it back),
-"upgraded N".
+As a program it writes to DIRECTORY/p.db until it is stopped or has done --count steps. Each
+writer has a device and a meter of its own; its n-th reading has n volts, so what is left can be
+told from the numbers alone. What the library has confirmed goes to the --ack file, a line each:
+"reading WRITER N", "backup N", "kept WRITER N" (prune has left nothing before N), "most WRITER N"
+(no reading after N is there: it is not yet logged, or restore has taken it back), "upgraded N".
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import Any
 import common
 
 import power_manager
+import proof.first_release
 
 KINDS = ("single", "crowd", "many", "prune", "sweep", "backup", "restore", "upgrade")
 FAULTS = ("early-ack", "split", "sync-off", "rename-first")
-# Readings of one log_many; for "sweep" as many as a month has hours, so that one prune closes many of them.
+# Readings of one log_many; "sweep" covers hours enough that one prune closes many of them.
 _BATCH = {"many": 40, "sweep": 5000}
 _OLD_READINGS = 30
 _STEP_SECONDS = 600.0  # between two readings, so that a short run meets many hours
@@ -42,9 +43,10 @@ def _clock(number: int) -> float:
 
 
 def first_kept(number: int, keep: int) -> int:
-    """After the n-th reading and a prune that keeps so many: the first one that may be left, by prune()'s rule.
+    """The first reading that may be left when a prune after the n-th keeps so many.
 
-    prune() takes whole hours before its cut-off, and leaves the last reading before those that stay.
+    prune() takes whole hours before its cut-off, and leaves the last reading before those that
+    stay.
     """
     cutoff = _clock(number) - keep * _STEP_SECONDS
     hour_start = cutoff // _HOUR_SECONDS * _HOUR_SECONDS
@@ -60,7 +62,7 @@ def _charge(number: int) -> float:
 
 
 def expected_events(count: int) -> int:
-    """How many alerts the first readings of a writer raise, from the rule of AlertLevel rather than from the code."""
+    """How many alerts the first readings of a writer raise, by AlertLevel's rule, not its code."""
     level = events = 0
     for charge in map(_charge, range(1, count + 1)):
         entered = (
@@ -75,31 +77,18 @@ def expected_events(count: int) -> int:
 
 def first_release(path: Path) -> None:
     """Write a database as the first release of this tool did."""
-    conn = sqlite3.connect(path)
+    conn = proof.first_release.create(path)
     conn.executescript(
-        """CREATE TABLE devices (id TEXT PRIMARY KEY, name, shutdown_threshold, target_wh);
-        CREATE TABLE power_meters (id TEXT PRIMARY KEY, device_id, type, voltage, current_draw, capacity_wh,
-            charge_pct, name);
-        CREATE TABLE power_readings (id TEXT PRIMARY KEY, meter_id, voltage, current_draw, wattage, charge_pct,
-            timestamp TEXT);
-        CREATE TABLE power_events (id TEXT PRIMARY KEY, device_id, type, value, timestamp TEXT, note);
-        INSERT INTO devices VALUES ('old', 'Old', 3.0, NULL);
-        INSERT INTO power_events VALUES ('e1', 'old', 'restore', 1.0, '2023-01-01T00:00:00', NULL),
+        """INSERT INTO power_events VALUES
+            ('e1', 'old', 'restore', 1.0, '2023-01-01T00:00:00', NULL),
             ('e2', 'old', 'shutdown', 2.0, '2023-01-02T00:00:00+00:00', 'note');"""
     )
     for n in range(1, _OLD_READINGS + 1):
-        when = (
-            datetime.fromtimestamp(1.6e9 + n * _STEP_SECONDS, timezone.utc)
-            .replace(tzinfo=None)
-            .isoformat()
-        )
+        taken_at = datetime.fromtimestamp(1.6e9 + n * _STEP_SECONDS, timezone.utc)
         conn.execute(
             "INSERT INTO power_readings VALUES (?, 'old-1', ?, 1.0, ?, 50.0, ?)",
-            (f"r{n}", float(n), float(n), when),
+            (f"r{n}", float(n), float(n), taken_at.replace(tzinfo=None).isoformat()),
         )
-    conn.execute(
-        "INSERT INTO power_meters VALUES ('old-1', 'old', 'battery', 30.0, 1.0, 50.0, 50.0, 'Old pack')"
-    )
     conn.commit()
     conn.close()
 
@@ -116,12 +105,13 @@ class _UnsyncedConnection(sqlite3.Connection):
         )
 
 
-class _SplitConnection(sqlite3.Connection):
+class SplitConnection(sqlite3.Connection):
     """A connection that commits each change by itself."""
 
     def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        """Execute a statement; commit what it has changed."""
         cursor = super().execute(sql, *values)
-        if self.in_transaction and sql.startswith(("INSERT", "UPDATE", "DELETE")):
+        if self.in_transaction and sql.lstrip().startswith(("INSERT", "UPDATE", "DELETE")):
             super().execute("COMMIT")
             super().execute("BEGIN IMMEDIATE")
         return cursor
@@ -156,7 +146,7 @@ def _rename_first() -> None:
 def plant(fault: str | None) -> None:
     """Put a fault into this process's sqlite3 or os module."""
     if fault in ("split", "sync-off"):
-        factory = _SplitConnection if fault == "split" else _UnsyncedConnection
+        factory = SplitConnection if fault == "split" else _UnsyncedConnection
         sqlite3.connect = functools.partial(sqlite3.connect, factory=factory)  # type: ignore[assignment]
     elif fault == "rename-first":
         _rename_first()
@@ -254,7 +244,7 @@ class Writer:
         self.attempt(self.pm.close)
 
     def attempt(self, call: Callable[[], None]) -> None:
-        """Do it; with --patient, a StorageError that names a file of ours is acknowledged and passed over."""
+        """Do it; with --patient, acknowledge and pass over a StorageError that names our file."""
         try:
             call()
         except power_manager.StorageError as exc:
@@ -265,7 +255,7 @@ class Writer:
                 raise
             self.ack(f"refused {re.sub('[^A-Z_]', '', exc.sqlite_errorname) or 'OSERROR'} 1")
             if exc.sqlite_errorname == "SQLITE_PROTOCOL":
-                # A lock that could not be given back: SQLite takes ten seconds for every later call.
+                # A lock that could not be given back: every later call would take ten seconds.
                 raise SystemExit(0) from exc
 
 
@@ -282,7 +272,7 @@ def read_acks(text: str) -> Acks:
 
 
 def judge(kind: str, directory: Path, acks: Acks) -> tuple[list[str], int]:
-    """What is wrong with the files in a directory, and how many acknowledged readings are missing."""
+    """What is wrong with the files in a directory; how many acknowledged readings are missing."""
     wrong, numbers = _judge_file(kind, directory / "p.db", acks)
     for name, number in numbers.items():
         if number > acks.get(f"most {name}", number):
@@ -338,10 +328,8 @@ def _judge_meter(
             "" if holds else f"not the first release's rows: {len(found)} readings, {events} events"
         ), last
     if found != list(range(last - len(found) + 1, last + 1)):
-        return (
-            f"the readings {found[:3]}..{found[-3:]} are not unbroken until the present state's {last}",
-            last,
-        )
+        broken = f"the readings {found[:3]}..{found[-3:]} are not unbroken"
+        return f"{broken} until the present state's {last}", last
     if counted != last or (kind not in ("prune", "sweep") and len(found) != last):
         return f"{last} readings, {len(found)} kept, {counted} counted", last
     if found and found[0] < kept:

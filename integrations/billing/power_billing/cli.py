@@ -16,7 +16,6 @@ from power_billing.keys import API_KEY, API_URL, WEBHOOK_SECRET
 from power_billing.tables import LEDGER
 from power_billing.webhooks import DEFAULT_GRACE_HOURS, DEFAULT_POLICY, GRACE, POLICY
 from power_manager import (
-    DB_PATH,
     CommandParser,
     NotFound,
     PowerManagerError,
@@ -56,14 +55,7 @@ def make_parser() -> CommandParser:
 
 def _add_place_options(parser: CommandParser) -> None:
     """Add what says where the devices and the ledger are."""
-    parser.add_setting(
-        "--db",
-        variable="POWER_MANAGER_DB",
-        text="the database",
-        default=str(DB_PATH),
-        shown_default=f"{DB_PATH} here",
-        metavar="PATH",
-    )
+    parser.add_database()
     parser.add_setting(
         "--ledger",
         variable=LEDGER,
@@ -140,12 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             lists = "power-fleet latest" if options.fleet else "power-manager devices"
             print_error(f"{NAME}: no device {printable(error.id)}: `{lists}` lists them")
             return 1
-        except ModuleNotFoundError as error:
-            print_error(f"{NAME}: {error.name} is not installed: pip install '.[billing]'")
-            return 1
         return code
 
-    return run_program(program, NAME, (PowerManagerError,))
+    return run_program(program, NAME, (PowerManagerError,), extra="billing")
 
 
 def _check_fleet(parser: CommandParser, options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from power_billing.errors import BillingError
 from power_billing.hours import hour_of, iso, oldest_billable
 from power_billing.links import TYPES
 from power_billing.outbox import Entry, State
-from power_billing.periods import hour_periods
+from power_billing.periods import periods_of
 from power_billing.sinks import CsvSink, UsageEvent, UsageSink
 from power_billing.sources import Devices
 from power_billing.tables import LedgerFile, Place, tables
@@ -25,6 +26,7 @@ from power_manager import (
     PowerManager,
     Screen,
     make_table,
+    not_installed,
     parse_time,
 )
 
@@ -63,9 +65,9 @@ def _fleet(options: argparse.Namespace, ledger: Place) -> Devices:
 
         from power_billing.fleet_usage import FleetDevices
     except ModuleNotFoundError as error:
-        raise BillingError(
-            f"--fleet: {error.name} is not installed: pip install '.[billing,fleet]'"
-        ) from None
+        raise BillingError(f"--fleet: {not_installed(error, 'billing,fleet')}") from None
+    for name in ("clickhouse_connect", "urllib3"):  # of a failed request the error says enough
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return FleetDevices(engine_urls_of(options), ledger)
     except Refused as error:
@@ -81,9 +83,8 @@ def print_events(place: Place, events: Iterable[UsageEvent]) -> None:
     rows = sorted(events, key=lambda event: (event.hour, event.customer))
     if not rows:
         return
-    hours = [event.hour for event in rows]
     with tables(place) as conn:
-        periods = hour_periods(conn, range(min(hours), max(hours) + 1))
+        periods = periods_of(conn, [event.hour for event in rows])
     columns = [
         Column("customer", lambda event: event.customer),
         Column("hour", lambda event: iso(event.hour)),
@@ -122,15 +123,6 @@ def add_link_options(command: CommandParser) -> None:
         metavar="TIME",
         help="from this hour on, at most 35 days back (default: the next full UTC hour)",
     )
-
-
-def day_text(day: int) -> str:
-    """A UTC day (since 1970) as text.
-
-    >>> day_text(19_675)
-    '2023-11-14'
-    """
-    return iso(day * 24)[:10]
 
 
 def month_hours(text: str) -> range:

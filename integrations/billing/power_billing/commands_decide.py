@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from itertools import groupby
 
 from power_billing.claims import take_over
 from power_billing.command_line import (
     add_sink_options,
-    day_text,
     month_hours,
     open_line,
     opened,
@@ -19,14 +19,16 @@ from power_billing.command_line import (
 )
 from power_billing.decisions import Undecided, keep_theirs, send_ours, undecided
 from power_billing.errors import BillingError
-from power_billing.hours import HOUR, hour_of, iso, oldest_billable
+from power_billing.hours import HOUR, day_of, hour_of, iso, oldest_billable
+from power_billing.json_values import reconciliation_json, undecided_json
+from power_billing.links import links_to
 from power_billing.outbox import Entry
-from power_billing.reconcile import Difference, Reconciliation, reconcile, repair
+from power_billing.reconcile import Difference, Reconciliation, Repair, reconcile, repair
 from power_billing.sender import Sender, check_account
 from power_billing.sinks import ClaimingSink, UsageSink
 from power_billing.tables import Place, tables
 from power_billing.usage import one_run
-from power_manager import Column, CommandParser, Screen, make_table
+from power_manager import Column, CommandParser, Screen, make_table, shown_json
 
 _CONFLICT_COLUMNS = (
     Column("customer", lambda entry: entry.event.customer),
@@ -43,7 +45,7 @@ def add_decision_commands(parser: CommandParser) -> None:
         "reconcile",
         _reconcile,
         "compare the ledger with what the biller has, by customer and day",
-        examples=["", "--month 2026-10", "--repair"],
+        examples=["", "--month 2026-10", "--repair", "--json"],
         group="usage",
     )
     add = command.add_argument
@@ -55,6 +57,7 @@ def add_decision_commands(parser: CommandParser) -> None:
     )
     add("--repair", action="store_true", help="send revisions of the hours that differ")
     add_sink_options(command)
+    command.add_json()
     command = parser.add_command(
         "resolve",
         _resolve,
@@ -79,6 +82,7 @@ def add_decision_commands(parser: CommandParser) -> None:
     add("--hour", type=time_argument, metavar="TIME", help="only this hour")
     add("--all", action="store_true", help="everything that is listed")
     add_sink_options(command)
+    command.add_json()
 
 
 # --- reconcile
@@ -95,56 +99,74 @@ def _reconcile(options: argparse.Namespace) -> int:
             raise BillingError("--month: that month has not begun")
         with one_run(place):
             found = reconcile(place, sink, hours, now)
-            print_differences(found)
-            if found.settling_count:
-                count = found.settling_count
-                print(f"not compared: {count} hours that were sent within the last hour")
+            if not options.json:
+                print_differences(found)
+                _print_settling(found)
+            repaired = None
             if options.repair and found.differences:
-                return _repair(place, sink, found)
-    count = len(found.differences)
-    print(f"{iso(hours.start)} to {iso(hours.stop)}: {count} differences")
-    return 0 if found.is_clean else 1
+                repaired = _repair(place, sink, found.differences)
+        if options.json:
+            print(shown_json(reconciliation_json(place, sink.account, found, repaired)))
+        elif repaired is not None:
+            _print_repair(repaired)
+        else:
+            count = len(found.differences)
+            print(f"{iso(hours.start)} to {iso(hours.stop)}: {count} differences")
+    if repaired is None:
+        return 0 if found.is_clean else 1
+    is_repaired = len(repaired.repaired) == len(found.differences)
+    return 0 if is_repaired and not found.unsaid else 1
 
 
-def _repair(place: Place, sink: UsageSink, found: Reconciliation) -> int:
-    """Send what differs; return the exit code."""
+def _repair(place: Place, sink: UsageSink, differences: Sequence[Difference]) -> Repair:
+    """Send what differs."""
     oldest = oldest_billable(time.time())
-    count = repair(place, found.differences, oldest)
-    keys = {(one.customer, one.hours.start) for one in found.differences}
-    sent = Sender(place, sink).run({customer for customer, _ in keys}) & keys
-    print(f"{len(sent)} of {count} hours repaired")
-    too_old = sum(one.hours.start < oldest for one in found.differences)
-    if too_old:
-        print(f"{too_old} differences are too old to be repaired: correct the invoice by hand")
-    misplaced = sum(bool(one.misplaced_wh) for one in found.differences)
-    if misplaced:
+    queued_count = repair(place, differences, oldest)
+    customers = {one.customer for one in differences}
+    sent = Sender(place, sink).run(customers)
+    return Repair(
+        [one for one in differences if (one.customer, one.hours.start) in sent],
+        queued_count,
+        sum(one.hours.start < oldest for one in differences),
+        sum(bool(one.misplaced_wh) for one in differences),
+        sum(one.is_foreign and not one.misplaced_wh for one in differences),
+    )
+
+
+def _print_repair(done: Repair) -> None:
+    print(f"{len(done.repaired)} of {done.queued_count} hours repaired")
+    if done.too_old_count:
         print(
-            f"{misplaced} differences have usage on another period's meter, which nothing sent "
-            "from here replaces: cancel it at Stripe, or credit it by hand"
+            f"{done.too_old_count} differences are too old to be repaired: correct the invoice by "
+            "hand"
         )
-    foreign = sum(one.is_foreign and not one.misplaced_wh for one in found.differences)
-    if foreign:
-        print(f"{foreign} hours were never sent from here: power-billing resolve")
-    return 0 if len(sent) == len(found.differences) and not found.unsaid else 1
+    if done.misplaced_count:
+        print(
+            f"{done.misplaced_count} differences have usage on another period's meter, which "
+            "nothing sent from here replaces: cancel it at Stripe, or credit it by hand"
+        )
+    if done.foreign_count:
+        print(f"{done.foreign_count} hours were never sent from here: power-billing resolve")
+
+
+def _print_settling(found: Reconciliation) -> None:
+    if found.settling_count:
+        count = found.settling_count
+        print(f"not compared: {count} hours that were sent within the last hour")
 
 
 def print_differences(found: Reconciliation) -> None:
     """By customer, day and period, each with its rows; and what could not be compared."""
-    differences = sorted(found.differences, key=_group_of)
-    for (customer, day, period), of_day in groupby(differences, key=_group_of):
+    for (customer, day, period), of_day in groupby(found.differences, key=lambda one: one.group):
         rows = list(of_day)
         ours = sum(one.ours_wh for one in rows)
         theirs = sum(one.theirs_wh for one in rows)
-        when = f"{day_text(day)} {period}".rstrip()
+        when = f"{day_of(24 * day)} {period}".rstrip()
         print(f"differs: {customer} {when} sent {ours} Wh, the biller has {theirs} Wh")
         for one in rows:
             print(f"  {_difference_line(one)}")
     for customer, reason in found.unsaid.items():
         print(f"not compared: {customer}: {reason}")
-
-
-def _group_of(one: Difference) -> tuple[str, int, str]:
-    return one.customer, one.day, one.period
 
 
 def _difference_line(one: Difference) -> str:
@@ -176,6 +198,8 @@ def _resolve(options: argparse.Namespace) -> int:
     if options.take_over:
         return _take_over(options)
     with opened(options) as (_, place):
+        if options.customer is not None:
+            links_to(place, options.customer)  # a mistyped one has nothing to decide
         oldest = oldest_billable(time.time())
         if options.keep or options.send:
             with one_run(place):  # a report under way may settle what is listed
@@ -186,30 +210,45 @@ def _resolve(options: argparse.Namespace) -> int:
                     send_ours(place, listed.conflicts)
         else:
             listed = undecided(place, oldest, options.customer, hours)
-    _print_undecided(listed)
+        if options.json:
+            print(shown_json(undecided_json(place, listed, _decision_of(options))))
+        else:
+            _print_undecided(listed)
+            _print_decision(listed, options)
+    return 0 if options.keep or options.send or not listed else 1
+
+
+def _decision_of(options: argparse.Namespace) -> str | None:
     if options.keep:
-        left_to_others = sum(len(entries) for entries in listed.others.values())
-        lost = len(listed.too_old) + len(listed.lost) + left_to_others
-        print(f"{len(listed.conflicts)} hours stay as the biller has them, {lost} losses accepted")
-        return 0
-    if options.send:
-        print(f"{len(listed.conflicts)} hours go out with the next report")
-        return 0
-    return 1 if listed else 0
+        return "keep"
+    return "send" if options.send else None
+
+
+def _print_decision(listed: Undecided, options: argparse.Namespace) -> None:
+    count = len(listed.conflicts)
+    if options.keep:
+        print(f"{count} hours stay as the biller has them, {listed.loss_count} losses accepted")
+    elif options.send:
+        print(f"{count} hours go out with the next report")
 
 
 def _take_over(options: argparse.Namespace) -> int:
-    if options.customer is None:
+    customer = options.customer
+    if customer is None:
         options.usage_error("--take-over needs --customer")
     with opened(options) as (_, place):
+        links_to(place, customer)
         sink = sink_of(place, options)
         if not isinstance(sink, ClaimingSink):
             raise BillingError(f"{sink.account} does not know which ledger bills a customer")
         with one_run(place):
             with tables(place) as conn:
                 check_account(conn, place, sink)
-            take_over(place, sink, options.customer, time.time())
-    print(f"{options.customer}: billed from this ledger; what waits goes out with the next report")
+            take_over(place, sink, customer, time.time())
+    if options.json:
+        print(shown_json({"decision": "take_over", "customer": customer}))
+    else:
+        print(f"{customer}: billed from this ledger; what waits goes out with the next report")
     return 0
 
 

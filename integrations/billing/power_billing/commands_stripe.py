@@ -18,7 +18,7 @@ from power_billing.commands_usage import run_report
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso, shown_minute
 from power_billing.keys import API_KEY, Secret, read_secret
-from power_billing.links import Link, check_id, keep_item, link, links_of
+from power_billing.links import Link, check_id, keep_item, link, links_of, links_to
 from power_billing.money import UNITS, Price
 from power_billing.periods import event_name_of, meter_name_of
 from power_billing.sources import Devices
@@ -325,9 +325,7 @@ def _forget(options: argparse.Namespace) -> int:
     from power_billing.subscriptions import customer_problem
 
     with opened(options) as (_, place):
-        links = [one for one in links_of(place) if one.customer == options.customer]
-        if not links:
-            raise BillingError(f"{options.customer}: no device was ever billed to it")
+        links = links_to(place, options.customer)
         client, _ = _client()
         problem = customer_problem(client, [], options.customer)
         if problem is None or not problem.never_was:

@@ -6,7 +6,6 @@ import argparse
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from power_billing.claims import waiting_reason
 from power_billing.command_line import (
@@ -19,16 +18,15 @@ from power_billing.command_line import (
     time_argument,
 )
 from power_billing.commands_decide import print_differences
-from power_billing.findings import Finding
+from power_billing.errors import BillingError
 from power_billing.hours import iso
-from power_billing.links import Link
-from power_billing.metrics import write_metrics
-from power_billing.outbox import Entry
+from power_billing.json_values import preview_json, report_json, status_json
+from power_billing.links import Link, has_links
 from power_billing.sinks import CsvSink, UsageSink
 from power_billing.sources import Devices
 from power_billing.tables import Place, tables
-from power_billing.tariff import Tariff, shown_hours
-from power_billing.usage import Report, Run, Status, status
+from power_billing.tariff import shown_hours
+from power_billing.usage import Report, Run, status
 from power_billing.webhooks import shut_down_devices
 from power_manager import CommandParser, PowerManager, shown_json
 
@@ -39,7 +37,7 @@ def add_usage_commands(parser: CommandParser) -> None:
         "report",
         _report,
         "bill every closed UTC hour; for a timer",
-        examples=["--dry-run", "", "--sink csv --csv usage.csv"],
+        examples=["--dry-run", "", "--sink csv --csv usage.csv", "--json"],
         group="usage",
     )
     add = command.add_argument
@@ -53,6 +51,7 @@ def add_usage_commands(parser: CommandParser) -> None:
     add("--dry-run", action="store_true", help="print what would be sent; send and keep nothing")
     add("--retry-refused", action="store_true", help="send again what was refused")
     add("--quiet", action="store_true", help="print only what needs a person")
+    command.add_json()
     _add_metrics_option(command)
     command = parser.add_command(
         "status",
@@ -76,10 +75,17 @@ def _add_metrics_option(command: CommandParser) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     check_sink_options(options)
+    if options.quiet and options.json:
+        options.usage_error("--quiet is for text: leave out --quiet or --json")
     with opened(options) as (pm, place):
-        run = Run(pm, place)
+        _refuse_unlinked(place)
         if options.dry_run:
-            entries = run.preview(until=options.until, retry_refused=options.retry_refused)
+            entries = Run(pm, place).preview(
+                until=options.until, retry_refused=options.retry_refused
+            )
+            if options.json:
+                print(shown_json(preview_json(place, entries)))
+                return 0
             print_events(place, (entry.event for entry in entries))
             print(f"dry run: {len(entries)} hours would be sent")
             return 0
@@ -91,6 +97,7 @@ def _report(options: argparse.Namespace) -> int:
             until=options.until,
             retry_refused=options.retry_refused,
             is_quiet=options.quiet,
+            is_json=options.json,
             metrics_file=options.metrics_file,
         )
 
@@ -103,10 +110,15 @@ def run_report(
     until: datetime | None = None,
     retry_refused: bool = False,
     is_quiet: bool = False,
+    is_json: bool = False,
     metrics_file: Path | None = None,
 ) -> int:
     """Report to the sink, and print what came of it; return the exit code."""
-    _tell_due(pm, place, sink, is_quiet)
+    if metrics_file is not None:  # first: a missing package is said before anything is sent
+        from power_billing.metrics import write_metrics
+    told_count = _tell_due(pm, place, sink)
+    if told_count is not None and not is_json and (told_count or not is_quiet):
+        print(f"{told_count} devices told to shut down")
     problems, held = _checked(place, sink)
     problems += _untold(pm, place)
     # A file can be looked at whole every time; Stripe is asked once a day.
@@ -119,16 +131,41 @@ def run_report(
         held=held,
         problems=problems,
     )
-    if metrics_file is not None:
-        write_metrics(metrics_file, status(pm, place))
+    try:
+        if metrics_file is not None:
+            write_metrics(metrics_file, status(pm, place))
+    finally:  # what was sent is said in any case
+        if is_json:
+            print(shown_json(report_json(place, sink.account, done, told_count or 0)))
+        else:
+            _print_report(place, done, is_quiet)
+    return 0 if done.complete else 1
+
+
+def _refuse_unlinked(place: Place) -> None:
+    """Raise BillingError for a ledger without links: a mistyped --ledger must not look like one."""
+    if not has_links(place):
+        raise BillingError(
+            f"{place.db_path}: no device is linked to a customer: power-billing link does that, "
+            "and --ledger names another ledger"
+        )
+
+
+def _print_report(place: Place, done: Report, is_quiet: bool) -> None:
     if not is_quiet:
         print_events(place, (entry.event for entry in done.sent))
         for kept in done.kept:
             print(kept)
     if not is_quiet or not done.complete:
         print(f"{len(done.sent)} hours sent, {len(done.open)} left")
-    _print_problems(done)
-    return 0 if done.complete else 1
+    for entry in (*done.open, *done.too_old):
+        print(open_line(entry, time.time()))
+    for lost in done.lost:
+        print(lost)
+    if done.reconciliation is not None:
+        print_differences(done.reconciliation)
+    for problem in done.problems:
+        print(problem)
 
 
 def _checked(place: Place, sink: UsageSink) -> tuple[list[str], set[str]]:
@@ -155,34 +192,27 @@ def _untold(pm: Devices, place: Place) -> list[str]:
         ]
 
 
-def _print_problems(done: Report) -> None:
-    for entry in (*done.open, *done.too_old):
-        print(open_line(entry, time.time()))
-    for lost in done.lost:
-        print(lost)
-    if done.reconciliation is not None:
-        print_differences(done.reconciliation)
-    for problem in done.problems:
-        print(problem)
+def _tell_due(pm: Devices, place: Place, sink: UsageSink) -> int | None:
+    """Tell devices whose grace period is over to shut down; return how many were told.
 
-
-def _tell_due(pm: Devices, place: Place, sink: UsageSink, is_quiet: bool) -> None:
-    """Tell devices whose grace period is over to shut down; without webhooks there are none."""
+    None: no invoice waits, or the devices are a fleet's, which nothing tells (see _untold). Without
+    webhooks there are none.
+    """
     with tables(place) as conn:
         waiting = conn.execute(
             "SELECT 1 FROM billing_invoices WHERE NOT told AND NOT settled LIMIT 1"
         ).fetchone()
-    if waiting:
-        from power_billing.stripe_sinks import StripeMeterSink
-        from power_billing.webhooks import tell_due
+    if not waiting:
+        return None
+    from power_billing.stripe_sinks import StripeMeterSink
+    from power_billing.webhooks import tell_due
 
-        # By Stripe's clock, if it can be asked: by a clock of this machine that is ahead, devices
-        # would go too early. Asked before the file is locked, because it comes over a network.
-        now = sink.clock() if isinstance(sink, StripeMeterSink) else time.time()
-        with tables(place) as conn:
-            told = tell_due(pm, conn, now)
-        if (told or not is_quiet) and isinstance(pm, PowerManager):  # else see _untold()
-            print(f"{told} devices told to shut down")
+    # By Stripe's clock, if it can be asked: by a clock of this machine that is ahead, devices
+    # would go too early. Asked before the file is locked, because it comes over a network.
+    now = sink.clock() if isinstance(sink, StripeMeterSink) else time.time()
+    with tables(place) as conn:
+        told_count = tell_due(pm, conn, now)
+    return told_count if isinstance(pm, PowerManager) else None
 
 
 # --- status
@@ -191,11 +221,13 @@ def _tell_due(pm: Devices, place: Place, sink: UsageSink, is_quiet: bool) -> Non
 def _status(options: argparse.Namespace) -> int:
     with opened(options) as (pm, place):
         now = status(pm, place)
-    if options.metrics_file is not None:
-        write_metrics(options.metrics_file, now)
-    if options.json:
-        print(shown_json(status_json(now)))
-        return 0
+        if options.metrics_file is not None:
+            from power_billing.metrics import write_metrics
+
+            write_metrics(options.metrics_file, now)
+        if options.json:
+            print(shown_json(status_json(place, now)))
+            return 0
     for one in now.links:
         print(_link_line(one, one.device_id in now.deleted))
     print(f"usage goes to {now.account}" if now.account else "no usage has been sent yet")
@@ -225,83 +257,3 @@ def _link_line(one: Link, is_deleted: bool) -> str:
     types = "all that counts" if one.types is None else "+".join(one.types)
     head = f"{one.device_id}: {one.customer}{item}, {types}"
     return f"{head}, from {iso(one.from_hour)} {until}{deleted}"
-
-
-def status_json(now: Status) -> dict[str, Any]:
-    """A status as plain values: hours are ISO 8601 text, times of runs epoch seconds."""
-    return {
-        "account": now.account,
-        "last_run": now.last_run,
-        "last_good_run": now.last_good_run,
-        "lost_wh": now.lost_wh,
-        "links": [_link_json(link, now.deleted) for link in now.links],
-        "customers": [
-            {
-                "customer": one.customer,
-                "billed_wh": one.billed_wh,
-                "events": {state.value: count for state, count in one.counts.items()},
-            }
-            for one in now.customers
-        ],
-        "open": [_entry_json(entry) for entry in now.open],
-        "too_old": [_entry_json(entry) for entry in now.too_old],
-        "findings": [_finding_json(finding) for finding in now.findings],
-        "problems": now.problems,
-        "other_ledgers": now.other_ledgers,
-        "tariff": None if now.tariff is None else _tariff_json(now.tariff),
-    }
-
-
-def _tariff_json(tariff: Tariff) -> dict[str, Any]:
-    return {
-        "zone": tariff.zone,
-        "periods": [
-            {
-                "period": period.name,
-                "hours": shown_hours(period.hours),
-                "price": float(period.price.amount),
-                "currency": period.price.currency,
-                "price_unit": period.price.unit,
-            }
-            for period in tariff.periods
-        ],
-    }
-
-
-def _link_json(link: Link, deleted: list[str]) -> dict[str, Any]:
-    return {
-        "device_id": link.device_id,
-        "customer": link.customer,
-        "subscription_item": link.subscription_item,
-        "types": link.types,
-        "from": iso(link.from_hour),
-        "until": None if link.until_hour is None else iso(link.until_hour),
-        "is_deleted": link.device_id in deleted,
-    }
-
-
-def _entry_json(entry: Entry) -> dict[str, Any]:
-    event = entry.event
-    return {
-        "identifier": event.identifier,
-        "customer": event.customer,
-        "hour": iso(event.hour),
-        "revision": event.revision,
-        "watt_hours": event.watt_hours,
-        "state": entry.state.value,
-        "attempts": entry.attempts,
-        "reason": entry.reason,
-        "biller_watt_hours": entry.theirs_wh,
-    }
-
-
-def _finding_json(finding: Finding) -> dict[str, Any]:
-    return {
-        "kind": finding.kind.value,
-        "customer": finding.customer,
-        "device_id": finding.device_id,
-        "hour": iso(finding.hour),
-        "watt_hours": finding.watt_hours,
-        "is_accepted": finding.is_accepted,
-        "text": str(finding),
-    }

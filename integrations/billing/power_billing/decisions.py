@@ -32,6 +32,12 @@ class Undecided:
         """Whether there is anything to decide."""
         return bool(self.conflicts or self.too_old or self.lost or self.others)
 
+    @property
+    def loss_count(self) -> int:
+        """How many losses are accepted if the biller's values are kept."""
+        left_to_others = sum(len(entries) for entries in self.others.values())
+        return len(self.too_old) + len(self.lost) + left_to_others
+
 
 def undecided(
     place: Place, oldest: int, customer: str | None = None, hours: range | None = None

@@ -32,6 +32,7 @@ LOST = (
     FindingKind.SILENT,
 )
 LOST_ENERGY = (FindingKind.LATE, FindingKind.UNCLEAR)  # of these the watt-hours are known
+UNMEASURED = (FindingKind.NO_ENERGY, FindingKind.SILENT)  # of these there are no watt-hours
 SILENT_HOURS = 7 * 24  # a linked device without a reading for that long is listed
 ENERGY_HOURS = 24  # and so is one with readings but without energy for that long
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-import stat
 from collections.abc import Mapping
-from pathlib import Path
 
 from power_billing.errors import BillingError
+from power_manager import StorageError, open_secret
 
 API_KEY = "STRIPE_API_KEY"
 API_URL = "POWER_BILLING_STRIPE_URL"  # another address of Stripe's API, for tests
@@ -71,25 +70,14 @@ def _read(environ: Mapping[str, str], name: str) -> str:
         )
     if not file:
         return text.strip()
-    path = Path(file)
+    variable = f"{name}_FILE"
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        text = path.read_text(encoding="utf-8")
+        with open_secret(file, lambda said: _log.warning("%s: %s", variable, said)) as opened:
+            return opened.read().strip()
+    except StorageError as error:  # every user can put another secret there
+        raise BillingError(f"{variable}: {error}") from None
     except (OSError, ValueError) as error:
-        raise BillingError(f"{name}_FILE: {file} cannot be read: {type(error).__name__}") from None
-    if mode & stat.S_IWOTH:
-        raise BillingError(
-            f"{name}_FILE: {file} has mode {mode:04o}: any user of this machine can put another "
-            "secret there: chmod 600 it"
-        )
-    if mode & stat.S_IROTH:  # in a container of its own this is usual, and harmless
-        _log.warning(
-            "%s_FILE: %s has mode %04o: every user of this machine can read it: chmod 600 it",
-            name,
-            file,
-            mode,
-        )
-    return text.strip()
+        raise BillingError(f"{variable}: {file} cannot be read: {type(error).__name__}") from None
 
 
 def _checked(name: str, text: str) -> Secret:

@@ -12,8 +12,8 @@ from typing import Any
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso, next_hour, oldest_billable, seconds_of
 from power_billing.sources import Devices
-from power_billing.tables import Place, tables
-from power_manager import InvalidValue, MeterType, PowerEventType
+from power_billing.tables import LedgerFile, Place, has_tables, tables
+from power_manager import InvalidValue, MeterType, PowerEventType, check_text
 
 TYPES = tuple(kind.value for kind in MeterType)
 _COLUMNS = "device_id, customer, subscription_item, types, from_hour, until_hour"
@@ -147,8 +147,9 @@ def unlink(place: Place, device_id: str, *, clock: Callable[[], float] = time.ti
     """Stop billing a device at the next full UTC hour; the present hour is still billed.
 
     A link that was given a later end, by a clock that was ahead, is ended too. Return the link as
-    it ended. Raises BillingError for a device that is not linked.
+    it ended. Raises InvalidValue, and BillingError for a device that is not linked.
     """
+    check_text("device_id", device_id)
     following = next_hour(clock())
     with tables(place) as conn:
         present = [
@@ -173,6 +174,22 @@ def links_of(place: Place) -> list[Link]:
     """Every link, present and past, oldest first; place: a PowerManager, or a LedgerFile."""
     with tables(place) as conn:
         return _select(conn, _ALL_LINKS)
+
+
+def has_links(place: Place) -> bool:
+    """Whether any device was ever linked; it makes neither tables nor a ledger's own file."""
+    if isinstance(place, LedgerFile) and not place.db_path.exists():
+        return False
+    with place.connection() as conn:
+        return has_tables(conn) and bool(_select(conn, _ALL_LINKS))
+
+
+def links_to(place: Place, customer: str) -> list[Link]:
+    """Every link to a customer, oldest first. Raises BillingError if there never was one."""
+    found = [one for one in links_of(place) if one.customer == customer]
+    if not found:
+        raise BillingError(f"{customer}: no device was ever billed to it: see power-billing status")
+    return found
 
 
 def keep_item(place: Place, customer: str, subscription_item: str) -> None:

@@ -184,6 +184,13 @@ def hour_periods(conn: sqlite3.Connection, hours: range) -> HourPeriods:
     return HourPeriods(noted, tariff)
 
 
+def periods_of(conn: sqlite3.Connection, hours: Collection[int]) -> HourPeriods:
+    """The periods of some hours, in any order."""
+    if not hours:
+        return hour_periods(conn, range(0))
+    return hour_periods(conn, range(min(hours), max(hours) + 1))
+
+
 def note_periods(conn: sqlite3.Connection, hours: Iterable[int]) -> None:
     """Note the present period of hours, which they keep; hours already noted stay unchanged."""
     tariff = tariff_of(conn)
@@ -214,5 +221,5 @@ class HourMeters:
         if PLAIN in self._by_period:  # nothing to look up
             return dict.fromkeys(hours, self._by_period[PLAIN])
         with tables(self._place) as conn:
-            periods = hour_periods(conn, range(min(hours), max(hours) + 1))
+            periods = periods_of(conn, hours)
         return {hour: self._by_period[periods.of(hour)] for hour in hours}

@@ -57,10 +57,15 @@ class Difference:
         """The UTC day, since 1970."""
         return self.hours.start // 24
 
+    @property
+    def group(self) -> tuple[str, int, str]:
+        """The customer, the day and the period that it is shown with."""
+        return self.customer, self.day, self.period
+
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """What was compared.
+    """What was compared; differences by customer, day, period and hour.
 
     unsaid: why the biller does not say what it has, by customer. settling_count: hours that were
     left out because they were sent within the last hour.
@@ -75,6 +80,22 @@ class Reconciliation:
     def is_clean(self) -> bool:
         """Whether everything could be compared, and agrees."""
         return not self.differences and not self.unsaid
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What came of repairing differences.
+
+    queued_count: hours of which a revision was made; `repaired` are those whose revision the biller
+    has taken. The others cannot be repaired from here: they are too old, have usage on another
+    period's meter, or were never sent from here; a difference may be too old and on another meter.
+    """
+
+    repaired: list[Difference]
+    queued_count: int
+    too_old_count: int
+    misplaced_count: int
+    foreign_count: int
 
 
 def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconciliation:
@@ -113,6 +134,7 @@ def reconcile(place: Place, sink: UsageSink, hours: range, now: float) -> Reconc
                 note_theirs(conn, entry.event, there.get(entry.event.hour, 0))
         settling_count += ours.settling_count
         differences += _differences(customer, ours, theirs)
+    differences.sort(key=lambda one: one.group)
     return Reconciliation(hours, differences, unsaid, settling_count)
 
 

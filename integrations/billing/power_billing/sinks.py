@@ -12,8 +12,9 @@ from typing import Protocol, runtime_checkable
 
 from power_billing.errors import BillingError, CannotSayNow
 from power_billing.hours import HOUR, hour_of, iso
-from power_manager import InvalidValue
+from power_manager import InvalidValue, check_text
 
+_MAX_PATH = 4096  # characters: no system has longer ones
 EVENT_NAME = "power_watt_hours"  # of the meter, unless a ledger has one of its own
 
 
@@ -143,7 +144,8 @@ class ClaimingSink(Protocol):
 class CsvSink:
     """A CSV file for another biller, appended to: an hour's highest revision counts.
 
-    A customer's rows come from one ledger and name its id.
+    A customer's rows come from one ledger and name its id. Raises InvalidValue for a path that is
+    not text: the ledger keeps it.
     """
 
     COLUMNS = ("identifier", "customer", "hour", "revision", "watt_hours", "ledger")
@@ -153,7 +155,7 @@ class CsvSink:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.account = f"csv:{os.path.realpath(path)}"
+        self.account = f"csv:{check_text('csv', os.path.realpath(path), _MAX_PATH)}"
         self._ledgers: dict[str, str] = {}  # by customer: whose rows send() writes
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:

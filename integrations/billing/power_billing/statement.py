@@ -20,7 +20,7 @@ from power_billing.errors import BillingError
 from power_billing.findings import FindingKind, findings
 from power_billing.hours import HOUR, day_of
 from power_billing.ledger import by_customer, counted_by_day
-from power_billing.links import links_of
+from power_billing.links import links_of, links_to
 from power_billing.money import Price
 from power_billing.outbox import TAKEN, Entry, State, entries_of
 from power_billing.periods import PLAIN, DayPeriod, hour_periods, tariff_of
@@ -140,13 +140,8 @@ def make_statement(
     month = day_of(hours.start)[: len("2026-10")]
     if hours.start * HOUR > now:
         raise InvalidValue(f"month: {month} has not begun")
-    customers = sorted(by_customer(links_of(place)))
-    if customer is not None:
-        if customer not in customers:
-            raise BillingError(
-                f"{customer}: no device was ever billed to it: see power-billing status"
-            )
-        customers = [customer]
+    links = links_of(place) if customer is None else links_to(place, customer)
+    customers = sorted(by_customer(links))
     names = {device.id: device.name for device in pm.list_devices()}
     tariff = _tariff(place, price, tariff)
     prices: Prices = {PLAIN: price} if tariff is None else tariff.prices()

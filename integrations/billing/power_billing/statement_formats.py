@@ -150,7 +150,7 @@ def _unbilled_texts(one: CustomerStatement) -> Iterator[str]:
 
 
 def as_json(statement: Statement) -> str:
-    """One object; energies and money are numbers."""
+    """One object; energies are numbers, money is decimal text: exact, as in the CSV."""
     price = statement.price
     some_price = statement.some_price
     tariff = statement.tariff
@@ -158,7 +158,7 @@ def as_json(statement: Statement) -> str:
         "month": statement.month,
         "is_over": statement.is_over,
         "currency": None if some_price is None else some_price.currency,
-        "price": None if price is None else float(price.amount),
+        "price": None if price is None else f"{price.amount:f}",
         "price_unit": None if some_price is None else some_price.unit,
         "tariff_zone": None if tariff is None else tariff.zone,
         "customers": [_customer_json(statement, one) for one in statement.customers],
@@ -184,7 +184,7 @@ def _customer_json(statement: Statement, one: CustomerStatement) -> dict[str, An
         "other": _line_json(one.other),
         "days": _days_json(one.days),
         "periods": [
-            {"period": period.name, "price": float(period.price.amount), **_line_json(line)}
+            {"period": period.name, "price": f"{period.price.amount:f}", **_line_json(line)}
             for period, line in _period_lines(statement, one)
         ],
         "after_invoice": [
@@ -201,7 +201,7 @@ def _customer_json(statement: Statement, one: CustomerStatement) -> dict[str, An
 def _line_json(line: Line) -> dict[str, Any]:
     return {
         "energy_wh": float(line.watt_hours),
-        "cost": None if line.cost is None else float(line.cost),
+        "cost": None if line.cost is None else f"{line.cost:f}",
     }
 
 

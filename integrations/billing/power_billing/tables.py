@@ -274,7 +274,7 @@ class LedgerFile:
     """A file of the ledger's own, private to its owner; made where it is missing.
 
     Every transaction opens it anew, so that any thread may use it. Raises BillingError for a file
-    that SQLite cannot use.
+    that SQLite cannot use, and for one of another program.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -291,12 +291,20 @@ class LedgerFile:
         try:
             conn.execute("PRAGMA synchronous = FULL")
             conn.execute("BEGIN IMMEDIATE")
+            self._refuse_others(conn)
             yield conn
             conn.execute("COMMIT")
         except sqlite3.Error as error:
             raise self._cannot(error) from error
         finally:
             conn.close()  # which rolls back what was not committed
+
+    def _refuse_others(self, conn: sqlite3.Connection) -> None:
+        if not has_tables(conn) and conn.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise BillingError(
+                f"{self.db_path}: not a ledger: it has tables of another program: name a new file, "
+                "or leave out --ledger to have the ledger in the database"
+            )
 
     def _cannot(self, error: Exception) -> BillingError:
         return BillingError(f"{self.db_path}: cannot be used as the ledger: {error}")
@@ -323,7 +331,7 @@ def copy_in_memory(place: Place) -> Iterator[Place]:
     copy = _InMemory()
     try:
         with place.connection() as conn:
-            is_used = _has_tables(conn)  # else nothing was ever billed here
+            is_used = has_tables(conn)  # else nothing was ever billed here
             if is_used:
                 _check_version(place, setting(conn, "schema"))
             with tables(copy) as into:
@@ -351,7 +359,8 @@ def _copy_rows(conn: sqlite3.Connection, into: sqlite3.Connection) -> None:
         into.executemany(insert, conn.execute(select))
 
 
-def _has_tables(conn: sqlite3.Connection) -> bool:
+def has_tables(conn: sqlite3.Connection) -> bool:
+    """Whether there is a ledger in the file; tables() makes one."""
     sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'billing_settings'"
     return conn.execute(sql).fetchone() is not None
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -29,5 +32,17 @@ def _run(page: str, folder: Path, *options: str) -> str:
     path.write_text(page)
     profile = f"--user-data-dir={folder / 'profile'}"
     command = [*_COMMAND, profile, *options, path.as_uri()]
-    run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=_LONGEST)
-    return run.stdout
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as run:
+        try:
+            out, err = run.communicate(timeout=_LONGEST)
+        finally:  # its helpers outlive it by a moment; they are in its session
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
+    assert run.returncode == 0, err
+    return out

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import stripe
@@ -65,6 +65,13 @@ SUMMARIES: Schema = {
 }
 
 
+class Asked(NamedTuple):
+    """A request that came."""
+
+    method: str
+    path: str
+
+
 class Lost(Exception):
     """The connection ends without an answer."""
 
@@ -101,7 +108,7 @@ class Loopback:
         self.v2_events: dict[str, dict[str, Any]] = {}
         self.livemode = livemode
         self.events: list[dict[str, Any]] = []  # accepted, in order
-        self.requests: list[tuple[str, str]] = []
+        self.requests: list[Asked] = []
         self.idempotency_keys: list[str] = []  # of every POST that had one, repetitions too
         self.summaries_work = True
         self._identifiers: dict[str, float] = {}
@@ -113,16 +120,16 @@ class Loopback:
 
     def meter_hours(self, customer: str) -> dict[str, dict[int, int]]:
         """The newest event of each hour, which is what a meter counts, by event name."""
-        found: dict[tuple[str, int], tuple[tuple[int, int], int]] = {}
-        for order, event in enumerate(self.events):
-            if event["customer"] == customer and not event.get("dropped"):
-                rank = (event["timestamp"] if self.newest_by == "timestamp" else 0, order)
-                window = event["name"], event["timestamp"] // 3600
-                if window not in found or rank > found[window][0]:
-                    found[window] = rank, event["value"]
+        kept = [
+            event
+            for event in self.events
+            if event["customer"] == customer and not event.get("dropped")
+        ]
+        if self.newest_by == "timestamp":  # of one timestamp, the one that was received last
+            kept.sort(key=lambda event: int(event["timestamp"]))
         by_meter: dict[str, dict[int, int]] = {}
-        for (event_name, hour), (_, value) in found.items():
-            by_meter.setdefault(event_name, {})[hour] = value
+        for event in kept:
+            by_meter.setdefault(event["name"], {})[event["timestamp"] // 3600] = event["value"]
         return by_meter
 
     def hours(self, customer: str, name: str | None = None) -> dict[int, int]:
@@ -185,7 +192,7 @@ class Loopback:
         """One request. Raises Lost where no answer comes."""
         with self._lock:
             path = urlsplit(url).path
-            self.requests.append((method, path))
+            self.requests.append(Asked(method, path))
             try:
                 return self._answer(method, url, {k.lower(): v for k, v in headers.items()}, body)
             except Refusal as refusal:
@@ -257,7 +264,8 @@ class Loopback:
                     "Keys for idempotent requests can only be used with the same parameters",
                     type="idempotency_error",
                 )
-            return answer[0], answer[1], {"Idempotent-Replayed": "true"}
+            status, found, _ = answer
+            return status, found, {"Idempotent-Replayed": "true"}
         values = dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True))
         answer = self._v1(method, path, values, key)  # what is refused here is not kept
         self._replies[key] = ((path, body), answer)
@@ -275,15 +283,15 @@ class Loopback:
         if (method, path) == ("POST", "/v1/billing/meter_events"):
             check(EVENT, values)
             return 200, self._take(values, int(values.get("timestamp", self.clock())), key), {}
-        found = re.fullmatch(r"/v1/billing/meters/(\w+)(/event_summaries)?", path)
+        found = re.fullmatch(r"/v1/billing/meters/(?P<id>\w+)(?P<sums>/event_summaries)?", path)
         if method != "GET" or found is None:
             raise Refusal(404, f"Unrecognized request URL ({method}: {path}).")
-        meter = self.meters.get(found[1])
+        meter = self.meters.get(found["id"])
         if meter is None:
-            raise Refusal(404, f"No such billing meter: '{found[1]}'", "id", "resource_missing")
-        return (
-            (200, self._summaries(path, meter["id"], values), {}) if found[2] else (200, meter, {})
-        )
+            raise Refusal(404, f"No such billing meter: '{found['id']}'", "id", "resource_missing")
+        if found["sums"]:
+            return 200, self._summaries(path, meter["id"], values), {}
+        return 200, meter, {}
 
     def _make_meter(self, values: dict[str, str]) -> dict[str, Any]:
         check(METER, values)
@@ -398,11 +406,11 @@ class Loopback:
         return page(path, data, values)
 
     def _v2(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        event = re.fullmatch(r"/v2/core/events/(\w+)", path)
+        event = re.fullmatch(r"/v2/core/events/(?P<id>\w+)", path)
         if event is not None and method == "GET":
-            if event[1] not in self.v2_events:
-                raise Refusal(404, f"No such event: {event[1]}", code="not_found")
-            return 200, self.v2_events[event[1]], {}
+            if event["id"] not in self.v2_events:
+                raise Refusal(404, f"No such event: {event['id']}", code="not_found")
+            return 200, self.v2_events[event["id"]], {}
         if headers.get("content-type") != "application/json":
             raise Refusal(400, "a v2 body is JSON")
         if path == "/v2/billing/meter_event_session":

@@ -48,7 +48,8 @@ def check(schema: Schema, values: dict[str, Any]) -> None:
         general = re.sub(r"\[\d+\]|(?<=^metadata)\[.+\]", "[]", name)
         if general not in schema:
             raise Refusal(400, f"Received unknown parameter: {name}", name, "parameter_unknown")
-        if not isinstance(text, str) or not re.fullmatch(schema[general][1], text):
+        _, pattern = schema[general]
+        if not isinstance(text, str) or not re.fullmatch(pattern, text):
             raise Refusal(400, f"Invalid {name}: {text!r}", name, "parameter_invalid")
         seen.add(general)
     for name, (required, _) in schema.items():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from loopback import Loopback, serve
@@ -44,23 +45,50 @@ def add_used_device(pm: PowerManager, device_id: str, hour: int) -> str:
     return meter
 
 
-class Shop:
+class Printed(NamedTuple):
+    """What a command has printed."""
+
+    out: str
+    err: str
+
+
+class Commands:
+    """The command line with devices and a ledger at one place, which options name."""
+
+    def __init__(self, place: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
+        self._place, self._capsys = place, capsys
+
+    def __call__(self, *arguments: str, code: int = 0) -> list[str]:
+        """Run a command; the lines that it prints, its errors after them."""
+        printed = self.printed(*arguments, code=code)
+        return [*printed.out.splitlines(), *printed.err.splitlines()]
+
+    def printed(self, *arguments: str, code: int = 0) -> Printed:
+        """Run a command; its output and its errors."""
+        assert main([*self._place, *arguments]) == code
+        captured = self._capsys.readouterr()
+        return Printed(captured.out, captured.err)
+
+    def json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """Run a command with --json; the one object that it prints, and no error."""
+        printed = self.printed(*arguments, "--json", code=code)
+        assert printed.err == ""
+        found: dict[str, Any] = json.loads(printed.out)
+        return found
+
+
+class Shop(Commands):
     """Devices `edge` and `twin` used 10.5 Wh in each of three hours; Stripe has Alice and Bob."""
 
     def __init__(self, db: Path, stripe: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
-        self.db, self.stripe, self._capsys = db, stripe, capsys
+        super().__init__(["--db", str(db)], capsys)
+        self.db, self.stripe = db, stripe
         self.hour = int(time.time() // 3600)
         for customer in (ALICE, BOB):
             stripe.catalog.add_customer(customer)
         with PowerManager(db, max_gap=1500) as pm:
             for device in ("edge", "twin"):
                 add_used_device(pm, device, self.hour)
-
-    def __call__(self, *arguments: str, code: int = 0) -> list[str]:
-        """Run a command; the lines that it prints, its errors after them."""
-        assert main(["--db", str(self.db), *arguments]) == code
-        captured = self._capsys.readouterr()
-        return [*captured.out.splitlines(), *captured.err.splitlines()]
 
     def tariff(self, text: str) -> tuple[str, ...]:
         """The command that sets up a tariff of that text."""

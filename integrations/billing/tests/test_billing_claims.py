@@ -4,7 +4,6 @@ backup.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import KEY, FakeTransport, Loopback
+from loopback import KEY, Asked, FakeTransport, Loopback
 from power_billing import BillingError, CannotSayNow, CsvSink, LedgerFile, State, UsageEvent
 from power_billing.claims import Claim, claims, note_claim, take_over
 from power_billing.customers import customer_problems, note_customer, recheck_customer
@@ -179,7 +178,7 @@ def test_the_commands_say_whose_customer_it_is(shop: Shop, tmp_path: Path) -> No
     assert out[0] == "0 hours sent, 3 left"
     assert sum("bills this customer: power-billing resolve" in line for line in out) == 4
     assert shop(*other, "status")[-1].startswith(f"{ALICE}: the ledger ")
-    (found,) = json.loads("\n".join(shop(*other, "status", "--json")))["other_ledgers"]
+    (found,) = shop.json(*other, "status")["other_ledgers"]
     assert found == ALICE
     listed = shop(*other, "resolve", code=1)
     assert re.fullmatch(
@@ -209,7 +208,7 @@ def test_link_and_subscribe_say_that_another_ledger_bills_the_customer(
     assert shop(*other, "status")[-1] == said[-1]
     assert shop(*other, "subscribe", "twin", "--customer", ALICE)[-1] == said[-1]
     assert "bills this customer" not in "".join(shop("subscribe", "twin", "--customer", ALICE))
-    assert shop.stripe.requests.count(("POST", f"/v1/customers/{ALICE}")) == 1
+    assert shop.stripe.requests.count(Asked("POST", f"/v1/customers/{ALICE}")) == 1
 
 
 def test_link_says_nothing_of_ledgers_where_it_cannot_ask(shop: Shop, tmp_path: Path) -> None:
@@ -384,7 +383,7 @@ def test_of_two_that_claim_at_once_the_first_has_the_customer(world: World) -> N
 def test_stripe_is_asked_once_a_day_whose_customer_it_is(first: World) -> None:
     """As long as there is something to send."""
     path = f"/v1/customers/{CUSTOMER}"
-    assert [one for one in first.server.requests if one[1] == path] == [
+    assert [one for one in first.server.requests if one.path == path] == [
         ("GET", path),
         ("POST", path),
     ]
@@ -505,9 +504,9 @@ def test_every_table_is_copied_and_forgotten(world: World) -> None:
         sql = """SELECT name FROM sqlite_master
             WHERE type = 'table' AND name LIKE 'billing@_%' ESCAPE '@'"""
         names = {name for (name,) in conn.execute(sql)}
+        of_table = "SELECT name FROM pragma_table_info(?)"
         columns = {
-            name: [row[1] for row in conn.execute("SELECT * FROM pragma_table_info(?)", (name,))]
-            for name in names
+            name: [column for (column,) in conn.execute(of_table, (name,))] for name in names
         }
     copied = {}
     for select, insert in _COPY:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from power_billing.keys import API_KEY
 from power_billing.outbox import Entry
 from power_billing.signatures import BadEvent, BadSignature
 from power_billing.tables import tables
-from shop import add_used_device, at_stripe
+from prometheus_client.parser import text_string_to_metric_families
+from shop import Printed, add_used_device, at_stripe
 from world import CUSTOMER, outbox
 
 from power_manager import PowerManager, PowerManagerError
@@ -43,10 +45,11 @@ class Cli:
         with PowerManager(db, max_gap=1500) as pm:
             self.meter = add_used_device(pm, "edge", self.hour)
 
-    def __call__(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+    def __call__(self, *arguments: str, code: int = 0) -> Printed:
         """Run a command; its output and its errors."""
         assert main(["--db", str(self.db), *arguments]) == code
-        return tuple(self._capsys.readouterr())  # type: ignore[return-value]
+        captured = self._capsys.readouterr()
+        return Printed(captured.out, captured.err)
 
 
 @pytest.fixture
@@ -116,8 +119,8 @@ def test_hours_that_are_left_make_the_exit_code_1(cli: Cli, server: Loopback) ->
     event = f"{CUSTOMER}:power_watt_hours:{iso(cli.hour - 4)}:0 10 Wh"
     assert f"refused: {event}, tried 1 times: InvalidRequestError: as told" in out
     assert "2 hours sent, 1 left" in out
-    assert f"refused: {event}" in cli("status")[0]
-    assert "1 hours sent, 0 left" in cli("report", "--retry-refused")[0]
+    assert f"refused: {event}" in cli("status").out
+    assert "1 hours sent, 0 left" in cli("report", "--retry-refused").out
     assert server.billed(CUSTOMER) == 31
 
 
@@ -135,15 +138,15 @@ def test_what_came_to_light_too_late_is_said_until_it_is_accepted(cli: Cli, tmp_
     out, _ = cli(*report, code=1)
     assert late in out
     assert "3 hours sent, 0 left" in out
-    assert late in cli("status")[0]
-    assert late in cli("resolve", code=1)[0]
+    assert late in cli("status").out
+    assert late in cli("resolve", code=1).out
     assert (
         "0 hours stay as the biller has them, 1 losses accepted"
-        in cli("resolve", "--keep", "--all")[0]
+        in cli("resolve", "--keep", "--all").out
     )
-    assert late not in cli(*report)[0], "somebody has said that it is to stay so"
-    assert f"{late}; accepted" in cli("status")[0]
-    assert cli("resolve")[0] == "nothing to decide\n"
+    assert late not in cli(*report).out, "somebody has said that it is to stay so"
+    assert f"{late}; accepted" in cli("status").out
+    assert cli("resolve").out == "nothing to decide\n"
 
 
 def test_a_deleted_device_is_said(cli: Cli, tmp_path: Path) -> None:
@@ -195,9 +198,9 @@ def test_report_tells_the_devices_whose_grace_period_is_over(
         conn.execute(sql, (CUSTOMER, time.time() - 1))
     assert (
         "1 devices told to shut down"
-        in cli("report", "--sink", "csv", "--csv", str(tmp_path / "u.csv"))[0]
+        in cli("report", "--sink", "csv", "--csv", str(tmp_path / "u.csv")).out
     )
-    assert "told" not in cli("report", "--sink", "csv", "--csv", str(tmp_path / "u.csv"))[0]
+    assert "told" not in cli("report", "--sink", "csv", "--csv", str(tmp_path / "u.csv")).out
     with PowerManager(cli.db) as pm:
         assert [(event.type.value, event.note) for event in pm.get_events("edge")] == [
             ("shutdown", "billing: in_1 is not paid")
@@ -216,11 +219,11 @@ def test_a_clock_that_is_ahead_ends_no_grace_period(
     with PowerManager(cli.db) as pm, tables(pm) as conn:
         sql = "INSERT INTO billing_invoices (invoice, customer, due_at) VALUES ('in_1', ?, ?)"
         conn.execute(sql, (CUSTOMER, server.clock() + 86_400))
-    assert f"0 devices told to {told}" in cli("report", code=1)[0], (
+    assert f"0 devices told to {told}" in cli("report", code=1).out, (
         "nor does Stripe take hours of its future"
     )
     server.clock = time.time
-    assert f"1 devices told to {told}" in cli("report")[0]
+    assert f"1 devices told to {told}" in cli("report").out
 
 
 def test_a_link_shows_its_choice_and_wants_a_yes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,15 +238,15 @@ def test_a_link_shows_its_choice_and_wants_a_yes(cli: Cli, monkeypatch: pytest.M
     assert "ups Rack UPS: 0.000 Wh, not counted: the main meter measures it already" in out
     assert "edge: 31.500 Wh would be billed of the last 24 hours" in out
     assert "choose by --types. Bill it like this? There is no terminal to ask: give --yes" in err
-    assert "edge" not in cli("status")[0]
+    assert "edge" not in cli("status").out
     monkeypatch.setattr(commands_links, "confirm", lambda *_, **__: None)
-    assert "(all that counts)" in cli(*arguments)[0]
+    assert "(all that counts)" in cli(*arguments).out
     cli("unlink", "edge")
     monkeypatch.undo()
     out, _ = cli(*arguments, "--since", iso(cli.hour - 1), "--yes")
     assert f"from {iso(cli.hour - 1)} on" in out
     cli("unlink", "edge")
-    assert "(main)" in cli(*arguments, "--types", "main", "--since", iso(cli.hour + 1), code=0)[0]
+    assert "(main)" in cli(*arguments, "--types", "main", "--since", iso(cli.hour + 1), code=0).out
 
 
 def test_status_as_json_says_the_same(cli: Cli, server: Loopback) -> None:
@@ -252,7 +255,7 @@ def test_status_as_json_says_the_same(cli: Cli, server: Loopback) -> None:
     linked(cli)
     server.faults.extend(["400-before"])
     cli("report", code=1)
-    now = json.loads(cli("status", "--json")[0])
+    now = json.loads(cli("status", "--json").out)
     assert now["account"] == "stripe:mtr_test_1"
     assert now["customers"] == [
         {"customer": CUSTOMER, "billed_wh": 31, "events": {"refused": 1, "sent": 2}}
@@ -263,31 +266,69 @@ def test_status_as_json_says_the_same(cli: Cli, server: Loopback) -> None:
     assert now["last_run"] == pytest.approx(time.time(), abs=60)
 
 
-def test_metrics_are_written_whole(cli: Cli, tmp_path: Path) -> None:
-    """For the node exporter: readable by others, and nothing else is left beside it."""
+def test_metrics_are_written_for_others_to_read(cli: Cli, tmp_path: Path) -> None:
+    """The node exporter is another user; nothing else is left beside the file."""
     linked(cli)
     folder = tmp_path / "textfile"
     folder.mkdir()
     file = folder / "billing.prom"
-    report = (
-        "report",
-        "--sink",
-        "csv",
-        "--csv",
-        str(tmp_path / "u.csv"),
-        "--metrics-file",
-        str(file),
-    )
-    cli(*report)
-    text = file.read_text()
-    assert f'power_billing_billed_watt_hours{{customer="{CUSTOMER}"}} 31\n' in text
-    assert 'power_billing_open_events{state="conflict"} 0\n' in text
-    assert "# TYPE power_billing_lost_watt_hours gauge\n" in text
+    to_csv = ("--sink", "csv", "--csv", str(tmp_path / "u.csv"))
+    cli("report", *to_csv, "--metrics-file", str(file))
+    assert f'power_billing_billed_watt_hours{{customer="{CUSTOMER}"}} 31.0\n' in file.read_text()
     assert [path.name for path in folder.iterdir()] == ["billing.prom"]
     assert file.stat().st_mode & 0o777 == 0o644
-    folder.chmod(0o500)
-    cli("status", "--metrics-file", str(tmp_path / "missing" / "x.prom"), code=1)
-    folder.chmod(0o700)
+    missing = str(tmp_path / "missing" / "x.prom")
+    _, err = cli("status", "--metrics-file", missing, code=1)
+    assert err.startswith(f"power-billing: {missing}: ")
+
+
+def test_the_metrics_are_those_of_the_readme(cli: Cli, server: Loopback, tmp_path: Path) -> None:
+    """By the parser of Prometheus' own client: names, labels, types and values."""
+    cli("setup")
+    linked(cli)
+    server.faults.extend(["400-before"])
+    file = tmp_path / "billing.prom"
+    cli("report", "--metrics-file", str(file), code=1)
+    families = {one.name: one for one in text_string_to_metric_families(file.read_text())}
+    readme = (ROOT / "integrations/billing/README.md").read_text(encoding="utf-8")
+    named = dict(re.findall(r"`(power_billing_\w+)(?:\{(\w+)\})?`", readme))
+    assert set(families) == set(named)
+    samples = {}
+    for name, family in families.items():
+        assert family.type == "gauge"
+        for sample in family.samples:
+            assert list(sample.labels) == ([named[name]] if named[name] else [])
+            samples[(name, *sample.labels.values())] = sample.value
+    last_run = samples.pop(("power_billing_last_run_timestamp_seconds",))
+    assert last_run == pytest.approx(time.time(), abs=60)
+    kinds = ("late", "sensor", "kept", "unclear", "no_energy", "silent")
+    expected: dict[tuple[str, ...], float] = {
+        ("power_billing_last_good_run_timestamp_seconds",): 0.0,
+        ("power_billing_open_events", "queued"): 0.0,
+        ("power_billing_open_events", "refused"): 1.0,
+        ("power_billing_open_events", "conflict"): 0.0,
+        **{("power_billing_findings", kind): 0.0 for kind in kinds},
+        ("power_billing_too_old_events",): 0.0,
+        ("power_billing_lost_watt_hours",): 0.0,
+        ("power_billing_billed_watt_hours", CUSTOMER): 31.0,
+    }
+    assert samples == expected
+
+
+def test_a_missing_client_of_prometheus_is_said_before_anything_is_sent(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody needs it without --metrics-file."""
+    linked(cli)
+    monkeypatch.delitem(sys.modules, "power_billing.metrics", raising=False)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    usage = tmp_path / "u.csv"
+    report = ("report", "--sink", "csv", "--csv", str(usage))
+    out, err = cli(*report, "--metrics-file", str(tmp_path / "x.prom"), code=1)
+    said = "power-billing: prometheus_client is not installed: pip install '.[billing]'\n"
+    assert (out, err) == ("", said)
+    assert not usage.exists()
+    assert "3 hours sent" in cli(*report).out
 
 
 def test_a_quiet_report_says_nothing_where_all_is_well(cli: Cli, tmp_path: Path) -> None:
@@ -306,13 +347,13 @@ def test_reconcile_lists_and_repairs(cli: Cli, tmp_path: Path) -> None:
     linked(cli)
     to_csv = ("--sink", "csv", "--csv", str(tmp_path / "u.csv"))
     cli("report", *to_csv)
-    assert "0 differences" in cli("reconcile", *to_csv)[0]
+    assert "0 differences" in cli("reconcile", *to_csv).out
     (tmp_path / "u.csv").unlink()
     out, _ = cli("reconcile", *to_csv, code=1)
     assert f"  {iso(cli.hour - 4)} the biller has 0 Wh; revision 0 of 10 Wh sent" in out
     assert "3 differences" in out
-    assert "3 of 3 hours repaired" in cli("reconcile", "--repair", *to_csv)[0]
-    assert "0 hours sent, 0 left" in cli("report", *to_csv)[0]
+    assert "3 of 3 hours repaired" in cli("reconcile", "--repair", *to_csv).out
+    assert "0 hours sent, 0 left" in cli("report", *to_csv).out
 
 
 def test_a_conflict_is_listed_and_decided(cli: Cli, server: Loopback) -> None:
@@ -337,9 +378,9 @@ def test_a_conflict_is_listed_and_decided(cli: Cli, server: Loopback) -> None:
     ]
     with pytest.raises(SystemExit):
         cli("resolve", "--keep")
-    assert "1 hours stay" in cli("resolve", "--keep", "--hour", iso(cli.hour - 4))[0]
-    assert "1 hours go out" in cli("resolve", "--send", "--customer", CUSTOMER)[0]
-    assert "1 hours sent, 0 left" in cli("report")[0]
+    assert "1 hours stay" in cli("resolve", "--keep", "--hour", iso(cli.hour - 4)).out
+    assert "1 hours go out" in cli("resolve", "--send", "--customer", CUSTOMER).out
+    assert "1 hours sent, 0 left" in cli("report").out
     assert server.billed(CUSTOMER) == 77 + 11 + 10
 
 
@@ -360,7 +401,7 @@ def test_a_missing_package_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "stripe", None)
     assert (
         "power-billing: stripe is not installed: pip install '.[billing]'"
-        in cli("setup", code=1)[1]
+        in cli("setup", code=1).err
     )
 
 
@@ -369,9 +410,10 @@ def test_a_csv_file_needs_no_stripe(cli: Cli, tmp_path: Path) -> None:
     linked(cli)
     assert (
         "3 hours sent, 0 left"
-        in cli("report", "--sink", "csv", "--csv", str(tmp_path / "usage.csv"))[0]
+        in cli("report", "--sink", "csv", "--csv", str(tmp_path / "usage.csv")).out
     )
-    program = "import sys, power_billing.cli; sys.exit('stripe' in sys.modules)"
+    unwanted = {"stripe", "prometheus_client"}
+    program = f"import sys, power_billing.cli; sys.exit(not {unwanted}.isdisjoint(sys.modules))"
     subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": PYTHONPATH}, check=True
     )
@@ -380,11 +422,11 @@ def test_a_csv_file_needs_no_stripe(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["report"], "no device is linked to a customer"),
         (
-            ["report"],
+            ["setup"],
             "STRIPE_API_KEY or STRIPE_API_KEY_FILE (a file that holds it): neither is set",
         ),
-        (["setup"], "neither is set"),
         (
             ["link", "nobody", "--customer", "cus_1"],
             "no device nobody: `power-manager devices` lists them",
@@ -395,6 +437,7 @@ def test_a_csv_file_needs_no_stripe(cli: Cli, tmp_path: Path) -> None:
             "types: expected some of main, battery, solar, ups",
         ),
         (["unlink", "edge"], "edge: not linked"),
+        (["unlink", "x\udcff"], "device_id: expected text without NUL or lone surrogates"),
     ],
 )
 def test_errors_are_one_line(
@@ -430,7 +473,7 @@ def test_every_error_has_one_root() -> None:
 def test_a_database_that_is_not_there_is_not_made(cli: Cli) -> None:
     """A typing mistake must not look like a fleet that used nothing."""
     cli.db = cli.db.with_name("typo.db")
-    assert "no such database" in cli("report", code=1)[1]
+    assert "no such database" in cli("report", code=1).err
     assert not cli.db.exists()
 
 
@@ -506,7 +549,7 @@ def test_a_killed_run_bills_nothing_twice_and_loses_nothing(
         finally:
             state["run"].kill()
         _eventually(lambda: not server.faults)
-        assert "0 left" in cli("report")[0]
+        assert "0 left" in cli("report").out
     assert server.billed(CUSTOMER) == 31
     assert len({event["identifier"] for event in server.events}) == len(server.events) == 3
     with PowerManager(cli.db) as pm:

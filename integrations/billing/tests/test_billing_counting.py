@@ -383,7 +383,8 @@ def test_usage_may_come_from_elsewhere(world: World) -> None:
     """
     world.link()
     world.use(500.0, 6)  # of the file, which is not asked
-    engine = Engine(world.pm.list_meters("edge")[0])
+    (meter,) = world.pm.list_meters("edge")
+    engine = Engine(meter)
     run = Run(world.devices, clock=lambda: world.now, source=engine)
     assert run.report(world.sink()).complete
     assert world.server.hours(CUSTOMER) == {THIS_HOUR - 4: 12, THIS_HOUR - 3: 1}

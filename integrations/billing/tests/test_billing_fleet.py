@@ -5,7 +5,6 @@ servers.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from power_billing.sources import ALL_DAYS, UsageSource, source_of
 from power_billing.tables import LedgerFile, tables
 from power_billing.usage import Run, status
 from power_billing.webhooks import shut_down_devices
-from shop import ALICE, BOB, PRICED, add_used_device, at_stripe
+from shop import ALICE, BOB, PRICED, Commands, add_used_device, at_stripe
 from test_billing_properties import Episode, Story, live, stories
 from world import CUSTOMER, HOUR, MAX_GAP, NOW, World
 
@@ -184,13 +183,14 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
 # --- By the commands
 
 
-class FleetShop:
+class FleetShop(Commands):
     """A fleet's engine with devices `edge` and `twin`, which have used 10.5 Wh in each of three
     hours, and Stripe.
     """
 
     def __init__(self, folder: Path, stripe: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
-        self.ledger, self.stripe, self._capsys = folder / "ledger.db", stripe, capsys
+        self.ledger, self.stripe = folder / "ledger.db", stripe
+        super().__init__(["--fleet", "--clickhouse", URL, "--ledger", str(self.ledger)], capsys)
         self.hour = int(time.time() // 3600)
         self.engine = Engine(emptied([URL]))
         for customer in (ALICE, BOB):
@@ -199,13 +199,6 @@ class FleetShop:
             with PowerManager(folder / f"{device}.db", max_gap=1500) as pm:
                 add_used_device(pm, device, self.hour)
                 carry(pm, self.engine, clock=time.time)
-
-    def __call__(self, *arguments: str, code: int = 0) -> list[str]:
-        """Run a command; the lines that it prints, its errors after them."""
-        head = ["--fleet", "--clickhouse", URL, "--ledger", str(self.ledger)]
-        assert main([*head, *arguments]) == code
-        captured = self._capsys.readouterr()
-        return [*captured.out.splitlines(), *captured.err.splitlines()]
 
 
 @pytest.fixture
@@ -230,7 +223,7 @@ def test_from_setup_to_a_statement(shop: FleetShop) -> None:
     assert shop("report", "--dry-run")[-1] == "dry run: 3 hours would be sent"
     assert shop("report")[-1] == "3 hours sent, 0 left"
     assert shop.stripe.billed(ALICE) == 63
-    assert json.loads("\n".join(shop("status", "--json")))["customers"][0]["billed_wh"] == 63
+    assert shop.json("status")["customers"][0]["billed_wh"] == 63
     month = time.strftime("%Y-%m", time.gmtime((shop.hour - 3) * 3600))
     assert any("Twin" in line for line in shop("statement", "--month", month))
     assert shop("report")[-1] == "0 hours sent, 0 left"

@@ -349,8 +349,9 @@ class TestChanges:
             after = ledger_meters(conn)
             assert tariff_of(conn) == parse_tariff(TWO.replace("0.34", "0.40"))
         assert [one.meter_id for one in before] == [one.meter_id for one in after]
-        assert before[0].price_id != after[0].price_id
-        assert before[1] == after[1]
+        (old_peak, old_off_peak), (peak, off_peak) = before, after
+        assert old_peak.price_id != peak.price_id
+        assert old_off_peak == off_peak
 
     @pytest.mark.parametrize(
         ("old", "new"),

@@ -114,7 +114,7 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
     assert (
         len(re.findall(r"^cus_Other:power_watt_hours:\S+Z:0 \d+$", run.stdout, re.MULTILINE)) > 10
     )
-    for block in re.findall(r"^```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```(?:text|json)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
         assert re.search(pattern_of(block), run.stdout, re.MULTILINE), block
     assert KEY not in run.stdout + run.stderr
 

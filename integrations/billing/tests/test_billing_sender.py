@@ -80,7 +80,8 @@ def test_a_date_in_retry_after_does_no_harm(used: World) -> None:
     used.server.retry_after = "Wed, 21 Oct 2026 07:28:00 GMT"
     used.server.faults.append("429-before")
     assert used.report().complete
-    assert 0.75 <= used.slept[0] <= 1.25
+    (slept,) = used.slept
+    assert 0.75 <= slept <= 1.25
 
 
 def test_a_run_gives_up_after_three_calls_in_vain(world: World) -> None:
@@ -390,5 +391,5 @@ def test_a_sink_of_ones_own_is_all_it_takes(used: World) -> None:
             """It never can say."""
 
     assert used.usage.report(Mine()).complete
-    assert len(calls) == 2
-    assert calls[0] == calls[1]
+    first, second = calls
+    assert first == second

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from desk import DOWN, SECRET, Desk, sign, thin_event
@@ -28,13 +29,21 @@ PARTS = [ROOT, ROOT / "integrations/service", ROOT / "integrations/billing"]
 ROUTE = "/v1/stripe/webhook"
 
 
+class Answer(NamedTuple):
+    """Status and text of an answer."""
+
+    status: int
+    text: str
+
+
 class Service:
     """A power-service process over a file, with webhooks unless the environment says otherwise."""
 
     def __init__(self, db: Path, **environ: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+            _, port = probe.getsockname()
+        self.port: int = port
         self.log = db.with_suffix(".log")
         clean = {
             name: text
@@ -61,8 +70,8 @@ class Service:
 
     def post(
         self, body: bytes, signature: str | None, path: str = ROUTE, method: str = "POST"
-    ) -> tuple[int, str]:
-        """Status and text of a delivery."""
+    ) -> Answer:
+        """The service's answer to a delivery."""
         headers = {
             "Content-Type": "application/json",
             **({"Stripe-Signature": signature} if signature else {}),
@@ -72,10 +81,10 @@ class Service:
         )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, answer.read().decode()
+                return Answer(answer.status, answer.read().decode())
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, error.read().decode()
+                return Answer(error.code, error.read().decode())
 
     def stop(self) -> None:
         """Make sure that it is gone."""
@@ -114,11 +123,11 @@ def test_deliveries_become_events(service: Service, desk: Desk) -> None:
     assert service.post(body, sign(body, now)) == (200, "")
     assert desk.told() == DOWN
     # The very bytes are signed: the same JSON, written otherwise, is another body.
-    assert service.post(body.replace(b'": ', b'":'), sign(body, now))[0] == 401
-    assert service.post(body, None)[0] == 401
-    assert service.post(body, sign(body, now + 3600))[0] == 401
-    assert service.post(b"{}", sign(b"{}", now))[0] == 400
-    assert service.post(body, sign(body, now), method="PUT")[0] == 405
+    assert service.post(body.replace(b'": ', b'":'), sign(body, now)).status == 401
+    assert service.post(body, None).status == 401
+    assert service.post(body, sign(body, now + 3600)).status == 401
+    assert service.post(b"{}", sign(b"{}", now)).status == 400
+    assert service.post(body, sign(body, now), method="PUT").status == 405
     log = service.log.read_text()
     assert "stripe: invoice.payment_failed evt_0: taken" in log
     assert SECRET not in log
@@ -149,7 +158,7 @@ def test_the_ledgers_metrics_are_beside_the_services_own(
 
     text = scrape()
     assert "power_service_request_seconds" in text
-    assert 'power_billing_open_events{state="conflict"} 0\n' in text
+    assert 'power_billing_open_events{state="conflict"} 0.0\n' in text
     assert "power_billing_last_good_run_timestamp_seconds 0.0\n" in text
     with tables(desk.pm) as conn:
         set_setting(conn, "schema", "99")
@@ -169,10 +178,11 @@ def test_who_is_not_stripe_takes_nothing_of_the_writer(service: Service, desk: D
             waiting = pool.submit(service.post, body, sign(body, now))
             for _ in range(3):
                 assert (
-                    service.post(body, sign(body, now, "whsec_AnotherSecretAltogether"))[0] == 401
+                    service.post(body, sign(body, now, "whsec_AnotherSecretAltogether")).status
+                    == 401
                 )
             assert not waiting.done()
-        assert waiting.result()[0] == 200
+        assert waiting.result().status == 200
 
 
 def test_tables_of_a_later_version_are_a_503(service: Service, desk: Desk) -> None:
@@ -180,7 +190,7 @@ def test_tables_of_a_later_version_are_a_503(service: Service, desk: Desk) -> No
     with tables(desk.pm) as conn:
         set_setting(conn, "schema", "99")
     body = desk.event("invoice.paid")
-    assert service.post(body, sign(body, int(time.time())))[0] == 503
+    assert service.post(body, sign(body, int(time.time()))).status == 503
     assert (
         "its billing tables are version 99, and this power-billing knows" in service.log.read_text()
     )
@@ -205,7 +215,7 @@ def test_without_a_secret_there_is_no_route_and_no_sdk(tmp_path: Path) -> None:
     )
     try:
         running.wait_until_it_listens()
-        assert running.post(b"{}", None)[0] == 404
+        assert running.post(b"{}", None).status == 404
     finally:
         running.stop()
 
@@ -291,5 +301,5 @@ FAILED_INVOICE = (
 )
 def test_odd_signed_events_are_a_400(service: Service, body: bytes) -> None:
     """Never a 500, and no traceback in the log."""
-    assert service.post(body, sign(body, int(time.time())))[0] == 400
+    assert service.post(body, sign(body, int(time.time()))).status == 400
     assert "Traceback" not in service.log.read_text()

@@ -367,17 +367,21 @@ def test_text_for_people(made: Statement) -> None:
 
 
 def test_json_for_programs(made: Statement) -> None:
-    """Numbers are numbers."""
+    """Energies are numbers, and money is text, with every digit."""
     found = json.loads(as_json(made))
     assert (found["month"], found["is_over"], found["currency"]) == ("2026-09", True, "eur")
     assert (found["price"], found["price_unit"], found["energy_wh"], found["cost"]) == (
-        0.3,
+        "0.30",
         "kWh",
         1502,
-        0.45,
+        "0.45",
     )
     (one,) = found["customers"]
-    assert one["devices"][0]["days"][0] == {"day": "2026-09-20", "energy_wh": 1001.8, "cost": 0.3}
+    assert one["devices"][0]["days"][0] == {
+        "day": "2026-09-20",
+        "energy_wh": 1001.8,
+        "cost": "0.30",
+    }
     assert one["after_invoice"] == [{"hour": "2026-09-01T00:00Z", "before_wh": 10, "after_wh": 46}]
     assert one["not_billed"][0]["energy_wh"] == -5
 

@@ -201,8 +201,8 @@ def test_json_has_periods(made: Statement) -> None:
     assert (read["price"], read["price_unit"], read["currency"]) == (None, "kWh", "eur")
     assert read["tariff_zone"] == "Europe/Berlin"
     assert read["customers"][0]["periods"] == [
-        {"period": "peak", "price": 0.34, "energy_wh": 1500.0, "cost": 0.51},
-        {"period": "off_peak", "price": 0.2, "energy_wh": 1000.0, "cost": 0.2},
+        {"period": "peak", "price": "0.34", "energy_wh": 1500.0, "cost": "0.51"},
+        {"period": "off_peak", "price": "0.20", "energy_wh": 1000.0, "cost": "0.20"},
     ]
 
 
@@ -216,8 +216,8 @@ def test_csv_has_rows_of_periods_beside_those_of_devices(made: Statement) -> Non
     ] == [("peak", "0.34", "kWh", "1500", "0.51"), ("off_peak", "0.20", "kWh", "1000", "0.20")]
     of_devices = [row for row in rows if row["kind"] in ("usage", "other")]
     for column in ("energy_wh", "cost"):
-        sums = [sum(Decimal(row[column]) for row in some) for some in (of_periods, of_devices)]
-        assert sums[0] == sums[1]
+        by_period = sum(Decimal(row[column]) for row in of_periods)
+        assert by_period == sum(Decimal(row[column]) for row in of_devices)
 
 
 def test_html_has_a_table_of_periods(made: Statement) -> None:

@@ -182,12 +182,14 @@ def test_a_device_that_changes_hands_comes_back(desk: Desk) -> None:
     unlink(desk.pm, "edge")
     assert desk.told() == DOWN
     link(desk.pm, "edge", "cus_Next")
-    assert desk.told() == [*DOWN, UP[0]]
+    edge_down, _ = DOWN
+    edge_up, twin_up = UP
+    assert desk.told() == [*DOWN, edge_up]
     desk.fail(4, again=False, **theirs)
     desk.pay()
-    assert desk.told() == [*DOWN, UP[0], DOWN[0], UP[1]]
+    assert desk.told() == [*DOWN, edge_up, edge_down, twin_up]
     desk.pay(**theirs)
-    assert desk.told() == [*DOWN, UP[0], DOWN[0], UP[1], UP[0]]
+    assert desk.told() == [*DOWN, edge_up, edge_down, twin_up, edge_up]
 
 
 def test_a_device_that_is_linked_to_its_customer_again_stays_down(desk: Desk) -> None:

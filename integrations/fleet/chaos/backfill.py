@@ -71,7 +71,8 @@ class Watch:
                 continue
             first = self._logged[len(self.ages)]
             rows = self._shard.select(
-                "SELECT DISTINCT at FROM power_readings WHERE device_id = %(device)s AND at >= %(first)s",
+                "SELECT DISTINCT at FROM power_readings "
+                "WHERE device_id = %(device)s AND at >= %(first)s",
                 device=ID,
                 first=first,
             )
@@ -130,17 +131,16 @@ def measure(home: Path, count: int, steady_seconds: float, most: float) -> bool:
     with Servers(home / "servers") as servers, PowerManager(home / "edge.db") as pm:
         servers.start_nats()
         servers.start_clickhouse()
-        places = ["--nats", servers.nats_url], ["--clickhouse", servers.clickhouse_urls[0]]
-        run_fleet("schema", *places[1])
-        run_fleet("stream", "--replicas", "1", *places[0])
+        to_nats = ["--nats", servers.nats_url]
+        to_engine = ["--clickhouse", *servers.clickhouse_urls]
+        run_fleet("schema", *to_engine)
+        run_fleet("stream", "--replicas", "1", *to_nats)
+        paced = ["--interval", "0.5", "--db", str(home / "edge.db")]
         engine, nats = Engine(servers.clickhouse_urls), Nats(servers.nats_url)
         programs: list[Program] = [
-            fleet_program(home / "sink.log", "sink", *places[0], *places[1]).start(),
-            fleet_program(
-                home / "forward.log", "forward", "--interval", "0.5", *places[0],
-                "--db", str(home / "edge.db"),
-            ).start(),
-        ]  # fmt: skip
+            fleet_program(home / "sink.log", "sink", *to_nats, *to_engine).start(),
+            fleet_program(home / "forward.log", "forward", *to_nats, *paced).start(),
+        ]
         try:
             return _measured(pm, engine, nats, count, steady_seconds, most)
         finally:

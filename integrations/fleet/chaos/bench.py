@@ -88,11 +88,15 @@ def million(home: Path, devices: int, total: int) -> None:
                 programs.append(fleet_program(home / f"{device_id}.log", *arguments).start())
             settle(list(files.values()), nats_http(servers), 900)
             took = time.monotonic() - begin
-            print(f"{total} readings of {devices} files, 3 NATS servers (R3), 2 x 2 ClickHouse servers, 2 sinks: "
-                  f"{took:.0f} s, {total / took:,.0f} readings/s end to end")  # fmt: skip
+            print(
+                f"{total} readings of {devices} files, 3 NATS servers (R3), "
+                "2 x 2 ClickHouse servers, 2 sinks: "
+                f"{took:.0f} s, {total / took:,.0f} readings/s end to end"
+            )
             count = compare_all(files, servers.clickhouse_urls, clock)
             print(
-                f"compared afterwards: {count} readings on every replica, reports and budgets of every device: equal"
+                f"compared afterwards: {count} readings on every replica, "
+                "reports and budgets of every device: equal"
             )
         finally:
             for program in programs:
@@ -155,36 +159,32 @@ def wire(home: Path, total: int) -> None:
 
 # --- Questions
 
-DEVICES = (  # of three meters each
-    "SELECT concat('edge-', toString(100000 + number)) AS device_id, concat('Device ', toString(number)) AS name, "
-    "concat('site-', toString(number %% 50)) AS site, 3. AS shutdown_threshold, 100. AS target_wh, NULL AS low, "
-    "NULL AS critical, toInt64(%(max_gap)s) AS max_gap, toUInt64(1) AS revision, toUInt8(0) AS deleted "
-    "FROM numbers(%(devices)s)"
-)
-METERS = (
-    "SELECT concat('edge-', toString(100000 + intDiv(number, 3))) AS device_id, "
-    "concat(device_id, '-', toString(number %% 3)) AS meter_id, toInt64(number %% 3) AS position, "
-    "arrayElement(['battery', 'solar', 'main'], 1 + number %% 3) AS type, type AS name, 50. AS capacity_wh, "
-    "12.5 AS voltage, 0.8 AS current_draw, 80. AS charge_pct, toInt64(%(now)s) AS updated, toUInt8(1) AS active, "
-    "toUInt8(1) AS power_known, 'none' AS alert_level, toUInt64(1) AS revision, toUInt8(0) AS deleted "
-    "FROM numbers(3 * %(devices)s)"
-)
-SEEN = (
-    "SELECT concat('edge-', toString(100000 + number)) AS device_id, toUInt64(1) AS line, 'file' AS file_id, "
-    "toInt64(1) AS count, toUInt64(%(now)s) AS seen FROM numbers(%(devices)s)"
-)
-READINGS = (  # of one day
-    "SELECT concat('edge-', toString(100000 + intDiv(number, 3 * %(count)s))) AS device_id, "
-    "concat(device_id, '-', toString(intDiv(number, %(count)s) %% 3)) AS meter_id, "
-    "toInt64(%(begin)s + (number %% %(count)s) * %(step)s + intDiv(number, %(count)s)) AS at, 12.5 AS voltage, "
-    "(cityHash64(number) %% 1000) / 1000 AS current_draw, 80. AS charge_pct, toInt64(%(max_gap)s) AS max_gap, "
-    "toUInt64(1) AS generation, toUInt8(0) AS deleted FROM numbers(3 * %(devices)s * %(count)s)"
-)
-TOUCHED = (
-    "SELECT concat('edge-', toString(100000 + intDiv(number, 24))) AS device_id, "
-    "toInt64(intDiv(%(begin)s, 3600000000) + number %% 24) AS hour, toUInt64(1) AS touches "
-    "FROM numbers(24 * %(devices)s)"
-)
+# Percent signs are doubled, because the driver formats the questions.
+DEVICES = """SELECT concat('edge-', toString(100000 + number)) AS device_id,
+  concat('Device ', toString(number)) AS name, concat('site-', toString(number %% 50)) AS site,
+  3. AS shutdown_threshold, 100. AS target_wh, NULL AS low, NULL AS critical,
+  toInt64(%(max_gap)s) AS max_gap, toUInt64(1) AS revision, toUInt8(0) AS deleted
+FROM numbers(%(devices)s)"""
+METERS = """SELECT concat('edge-', toString(100000 + intDiv(number, 3))) AS device_id,
+  concat(device_id, '-', toString(number %% 3)) AS meter_id, toInt64(number %% 3) AS position,
+  arrayElement(['battery', 'solar', 'main'], 1 + number %% 3) AS type, type AS name,
+  50. AS capacity_wh, 12.5 AS voltage, 0.8 AS current_draw, 80. AS charge_pct,
+  toInt64(%(now)s) AS updated, toUInt8(1) AS active, toUInt8(1) AS power_known,
+  'none' AS alert_level, toUInt64(1) AS revision, toUInt8(0) AS deleted
+FROM numbers(3 * %(devices)s)"""  # of three meters each
+SEEN = """SELECT concat('edge-', toString(100000 + number)) AS device_id, toUInt64(1) AS line,
+  'file' AS file_id, toInt64(1) AS count, toUInt64(%(now)s) AS seen
+FROM numbers(%(devices)s)"""
+READINGS = """SELECT
+  concat('edge-', toString(100000 + intDiv(number, 3 * %(count)s))) AS device_id,
+  concat(device_id, '-', toString(intDiv(number, %(count)s) %% 3)) AS meter_id,
+  toInt64(%(begin)s + (number %% %(count)s) * %(step)s + intDiv(number, %(count)s)) AS at,
+  12.5 AS voltage, (cityHash64(number) %% 1000) / 1000 AS current_draw, 80. AS charge_pct,
+  toInt64(%(max_gap)s) AS max_gap, toUInt64(1) AS generation, toUInt8(0) AS deleted
+FROM numbers(3 * %(devices)s * %(count)s)"""  # of one day
+TOUCHED = """SELECT concat('edge-', toString(100000 + intDiv(number, 24))) AS device_id,
+  toInt64(intDiv(%(begin)s, 3600000000) + number %% 24) AS hour, toUInt64(1) AS touches
+FROM numbers(24 * %(devices)s)"""
 READINGS_A_DAY = 48  # of a meter
 
 
@@ -217,13 +217,14 @@ ROUNDS = 7
 
 def time_both(few: Callable[[], object], many: Callable[[], object]) -> tuple[float, float]:
     """Median milliseconds of a question, asked of two engines in turn under the same load."""
-    times: tuple[list[float], list[float]] = ([], [])
+    few_ms: list[float] = []
+    many_ms: list[float] = []
     for _ in range(ROUNDS):
-        for ask, taken in zip((few, many), times):
+        for ask, taken in ((few, few_ms), (many, many_ms)):
             begin = time.monotonic()
             ask()
             taken.append((time.monotonic() - begin) * 1000)
-    return statistics.median(times[0]), statistics.median(times[1])
+    return statistics.median(few_ms), statistics.median(many_ms)
 
 
 def fill_engine(url: str, devices: int, days: int, today: int, now_us: int) -> None:
@@ -238,8 +239,11 @@ def fill_engine(url: str, devices: int, days: int, today: int, now_us: int) -> N
     count = add_days(shard, devices, today - days + 1, today + 1)
     begin = time.monotonic()
     hours = close_hours(engine, now_us)
-    print(f"{days} days: {devices} devices, {3 * devices} meters, {count} readings; {hours} hours of devices closed "
-          f"in {time.monotonic() - begin:.0f} s", end="")  # fmt: skip
+    print(
+        f"{days} days: {devices} devices, {3 * devices} meters, {count} readings; "
+        f"{hours} hours of devices closed in {time.monotonic() - begin:.0f} s",
+        end="",
+    )
     for name, is_recent in {"all": False, "three days": True}.items():
         begin = time.monotonic()
         close_hours(engine, now_us, is_recent)
@@ -258,10 +262,11 @@ def questions(few_url: str, many_url: str, devices: int, days: int) -> None:
     few = Fleet([few_url], clock=lambda: now)
     many = Fleet([many_url], clock=lambda: now)
     ten = [f"edge-{100_000 + number}" for number in range(10)]
+    one = ten[0]
     asked: dict[str, Callable[[Fleet], object]] = {
         "budget of all": lambda fleet: fleet.budget(),
         "budget of 10": lambda fleet: fleet.budget(ten),
-        "report of one, 7 days": lambda fleet: fleet.report(ten[0]),
+        "report of one, 7 days": lambda fleet: fleet.report(one),
         "latest state of every meter": lambda fleet: fleet.latest(),
         "energy by day and site, 7 days": lambda fleet: fleet.energy(),
         "silent for an hour": lambda fleet: fleet.silent(60),
@@ -274,21 +279,20 @@ def questions(few_url: str, many_url: str, devices: int, days: int) -> None:
         )
     begin = time.monotonic()
     rows = many.energy(days).value
-    print(
-        f"energy over all {days} days: {(time.monotonic() - begin) * 1000:,.0f} ms, {len(rows)} rows"
-    )
+    took_ms = (time.monotonic() - begin) * 1000
+    print(f"energy over all {days} days: {took_ms:,.0f} ms, {len(rows)} rows")
 
 
 def ask_chdb(home: Path, devices: int, days: int) -> None:
     """The questions on ClickHouse 26 in this process."""
-    urls = [f"chdb://{home}/engine?database={name}" for name in ("few", "many")]
+    few, many = (f"chdb://{home}/engine?database={name}" for name in ("few", "many"))
     keeper = Engine([f"chdb://{home}/engine"])
+    (shard,) = keeper.shards
     for name in ("few", "many"):
-        keeper.shards[0].everywhere(f"CREATE DATABASE {name}")
-    questions(urls[0], urls[1], devices, days)
-    print(
-        f"most memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB"
-    )
+        shard.everywhere(f"CREATE DATABASE {name}")
+    questions(few, many, devices, days)
+    most_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"most memory of the process: {most_kb // 1024} MB")
 
 
 def ask_old(home: Path, devices: int, days: int) -> None:

@@ -25,7 +25,8 @@ sys.path[:0] = [
     str(FLEET.parents[1]),
 ]
 
-from fleet_harness import queried  # noqa: E402 - found by the line above
+from chaos_common import processor_s  # noqa: E402 - found by the line above
+from fleet_harness import queried  # noqa: E402
 from hub_process import HubProcess  # noqa: E402
 from power_fleet.engine import Engine  # noqa: E402
 
@@ -50,14 +51,9 @@ def memory_mb(process: int) -> dict[str, int]:
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name in ("RssAnon", "RssFile"):
-            found[name] = int(value.split()[0]) // 1024
+            kb, _unit = value.split()
+            found[name] = int(kb) // 1024
     return found
-
-
-def processor_s(process: int) -> float:
-    """Seconds of processor time that it has taken."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def say(text: str) -> None:
@@ -94,8 +90,8 @@ def measure_idle(hub: HubProcess, what: str) -> None:
         share = (processor_s(process) - before[name]) / IDLE_S
         memory = memory_mb(process)
         say(
-            f"{what}: {name} has {memory['RssAnon']} MB of its own, {memory['RssFile']} MB of files, "
-            f"takes {share:.1%} of a core"
+            f"{what}: {name} has {memory['RssAnon']} MB of its own, "
+            f"{memory['RssFile']} MB of files, takes {share:.1%} of a core"
         )
 
 

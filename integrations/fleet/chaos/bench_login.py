@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import tempfile
 import time
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import chaos_common
 from nats.aio.client import Client
 from power_fleet.keys import Key, make_key
 from servers import Server, Servers
@@ -61,8 +61,7 @@ async def ignore(_: Exception) -> None:
 def processor_s(server: Server) -> float:
     """Seconds of processor time that a server has taken."""
     assert server.process is not None
-    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return chaos_common.processor_s(server.process.pid)
 
 
 async def quiet_s(server: Server) -> float:
@@ -86,7 +85,7 @@ async def measure(home: Path, way: Way) -> None:
     write_users(file, users)
     with Servers(home) as servers:
         servers.start_nats(1, extra='authorization { timeout: 60, include "../users.conf" }')
-        server = servers.nats[0]
+        (server,) = servers.nats
         before = processor_s(server)
         clients: list[Client] = []
         for first in range(0, way.connections, way.at_once):
@@ -98,11 +97,12 @@ async def measure(home: Path, way: Way) -> None:
         assert server.process is not None
         server.process.send_signal(signal.SIGHUP)
         deadline = time.monotonic() + 120
-        while clients[0].is_connected:
+        missing, *rest = clients
+        while missing.is_connected:
             assert time.monotonic() < deadline, "the connection of the missing user stays open"
             await asyncio.sleep(0.05)
         reading = await quiet_s(server) - before
-        others = sum(client.is_connected for client in clients[1:])
+        others = sum(client.is_connected for client in rest)
         await asyncio.gather(*(client.close() for client in clients))
     print(
         f"{way.name}: {way.connections} connections of {len(users)} users: "

@@ -3,7 +3,9 @@
 Each device's steady news, a few readings or its meters' states.
 
     python3 integrations/fleet/chaos/bench_sink.py
-    python3 integrations/fleet/chaos/bench_sink.py --against OTHER_CHECKOUT    # both in turn, and their ratio
+    python3 integrations/fleet/chaos/bench_sink.py --against OTHER_CHECKOUT
+
+The second measures both in turn, and prints their ratio.
 
 The stream is filled first, so that nothing but the sink, its NATS server and its engine, a hub's,
 is measured. With `sync_interval: always` the NATS server syncs its disk for each message that it
@@ -32,10 +34,14 @@ from servers import Servers
 @contextlib.contextmanager
 def engine_of_hub(home: Path) -> Iterator[str]:
     """A hub's engine in a process of its own; its URL."""
-    code = (
-        "import signal, sys; from power_fleet.front import Front; front = Front(sys.argv[1], 'secret', 0);"
-        "front.start(); print(front.url, flush=True); signal.pause()"
-    )
+    code = """
+import signal, sys
+from power_fleet.front import Front
+front = Front(sys.argv[1], "secret", 0)
+front.start()
+print(front.url, flush=True)
+signal.pause()
+"""
     command = [sys.executable, "-c", code, str(home / "engine")]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -94,7 +100,8 @@ def run(home: Path, checkout: Path, devices: int, rounds: int, sync: bool) -> fl
 def await_messages(servers: Servers, counts: range) -> int:
     """Return how many messages are in the stream, as soon as that is one of these numbers."""
     deadline = time.monotonic() + 120
-    configuration = (servers.nats[0].home / "nats.conf").read_text()
+    (server,) = servers.nats
+    configuration = (server.home / "nats.conf").read_text()
     (address,) = re.findall(r"http: (\S+)", configuration)  # where the server is watched
     while (found := messages_of_leader(f"http://{address}")) not in counts:
         assert time.monotonic() < deadline, f"after 120 s {found} messages are in the stream"
@@ -123,9 +130,9 @@ def main() -> int:
                 found.append(
                     run(Path(home), checkout, options.devices, options.rounds, options.sync)
                 )
-    medians = [statistics.median(found) for found in rates.values()]
-    if len(medians) == 2:
-        print(f"{medians[1] / medians[0]:.1f} times as many as before")
+    if options.against:
+        before, present = (statistics.median(found) for found in rates.values())
+        print(f"{present / before:.1f} times as many as before")
     return 0
 
 

@@ -108,6 +108,29 @@ def settle(files: Sequence[PowerManager], watched: Sequence[str], seconds: float
         time.sleep(0.3)
 
 
+def readings_of(
+    client: Connection, device_id: str
+) -> dict[tuple[str, int], tuple[float | None, float | None, float | None]]:
+    """What a replica has of a device, by meter and microsecond; assert that nothing is double."""
+    sql = """SELECT meter_id, at, voltage, current_draw, charge_pct FROM power_readings FINAL
+        WHERE device_id = %(device)s AND deleted = 0"""
+    rows = list(client.query(sql, {"device": device_id}).named_results())
+    found = {
+        (row["meter_id"], row["at"]): (row["voltage"], row["current_draw"], row["charge_pct"])
+        for row in rows
+    }
+    assert len(found) == len(rows), f"{device_id}: a reading is there twice"
+    return found
+
+
+def processor_s(process: int) -> float:
+    """Seconds of processor time that a process has taken."""
+    # proc(5) counts the fields from 1, and this begins behind the second, a name in brackets.
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[-1].split()
+    user_ticks, system_ticks = fields[11:13]
+    return (int(user_ticks) + int(system_ticks)) / os.sysconf("SC_CLK_TCK")
+
+
 def compare(pm: PowerManager, device_id: str, clients: Sequence[Connection]) -> int:
     """Assert that each replica has exactly the file's readings and events.
 
@@ -123,16 +146,11 @@ def compare(pm: PowerManager, device_id: str, clients: Sequence[Connection]) -> 
             )
     events = {event.id for event in pm.get_events(device_id, 10**9)}
     for client in clients:
-        sql = """SELECT meter_id, at, voltage, current_draw, charge_pct FROM power_readings FINAL
-            WHERE device_id = %(device)s AND deleted = 0"""
-        rows = client.query(sql, {"device": device_id}).result_rows
-        found = {(row[0], row[1]): tuple(row[2:]) for row in rows}
-        assert len(rows) == len(found), f"{device_id}: a reading is there twice"
+        found = readings_of(client, device_id)
         assert found == expected, f"{device_id}: {len(found)} readings instead of {len(expected)}"
         sql = "SELECT id FROM power_events FINAL WHERE device_id = %(device)s AND deleted = 0"
-        assert {row[0] for row in client.query(sql, {"device": device_id}).result_rows} == events, (
-            f"{device_id}: events"
-        )
+        rows = client.query(sql, {"device": device_id}).named_results()
+        assert {row["id"] for row in rows} == events, f"{device_id}: events"
     return len(expected)
 
 

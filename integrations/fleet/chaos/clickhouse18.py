@@ -25,7 +25,7 @@ sys.path[:0] = [str(FLEET), str(FLEET.parents[1])]
 import urllib3  # noqa: E402 - all of these are found by the line above
 from clickhouse_connect.driver.binding import finalize_query  # noqa: E402
 from clickhouse_connect.driver.query import QueryResult  # noqa: E402
-from power_fleet import cli, engine, schema, sql  # noqa: E402
+from power_fleet import cli, engine, sql, tables  # noqa: E402
 from power_fleet.sql import EVERY, SEGMENT, SUMS  # noqa: E402
 
 # --- How it is asked
@@ -34,8 +34,8 @@ from power_fleet.sql import EVERY, SEGMENT, SUMS  # noqa: E402
 # the earlier ones. The gap comes as an array of its own: it forgets a column that only the inside
 # of a lambda names.
 _STEPS = """arrayMap((t, w, s, v, gap) -> if(t - s <= gap, (v + w) * (t - s) / 7200000000., 0.),
-    arrayPopFront({first}_ts), arrayPopFront({first}_ws), arrayPopBack({last}_ts), arrayPopBack({last}_ws),
-    arrayPopFront(gaps))"""
+    arrayPopFront({first}_ts), arrayPopFront({first}_ws),
+    arrayPopBack({last}_ts), arrayPopBack({last}_ws), arrayPopFront(gaps))"""
 _OUT = "arrayMap(x -> if(x > 0., x, 0.), steps)"
 _IN = "arrayMap(x -> if(x < 0., 0. - x, 0.), steps)"
 _SUMS = ", ".join(SUMS[:-1])  # all but charge_count
@@ -54,20 +54,22 @@ class Dialect18:
         return f"""
 SELECT device_id, meter_id, hour, {_SUMS}, charge_count,
   arraySum({_OUT}) AS energy_out, arraySum({_IN}) AS energy_in,
-  all_ts[1] AS first_at, all_ws[1] AS first_wattage, all_ts[-1] AS last_at, all_ws[-1] AS last_wattage, max_gap
+  all_ts[1] AS first_at, all_ws[1] AS first_wattage,
+  all_ts[-1] AS last_at, all_ws[-1] AS last_wattage, max_gap
 FROM (
   SELECT device_id, meter_id, hour, {_SUMS}, max_gap, charge_count, all_ts, all_ws,
     {_STEPS.format(first="all", last="all")} AS steps
   FROM (
-    SELECT device_id, meter_id, hour, {_SUMS}, max_gap, charge_count, gaps, arraySort(times) AS all_ts,
-      arraySort((w, t) -> t, watts, times) AS all_ws
+    SELECT device_id, meter_id, hour, {_SUMS}, max_gap, charge_count, gaps,
+      arraySort(times) AS all_ts, arraySort((w, t) -> t, watts, times) AS all_ws
     FROM (
       SELECT device_id, meter_id, hour, toInt64(countIf(there)) AS reading_count,
         toInt64(countIf(known)) AS power_count, sumIf(wattage, known) AS wattage_sum,
         minIf(wattage, known) AS min_wattage, maxIf(wattage, known) AS max_wattage,
         toInt64(countIf(charged)) AS charge_count, minIf(charge, charged) AS min_charge_pct,
         maxIf(charge, charged) AS max_charge_pct, max(gap) AS max_gap,
-        groupArrayIf(gap, known) AS gaps, groupArrayIf(at, known) AS times, groupArrayIf(wattage, known) AS watts
+        groupArrayIf(gap, known) AS gaps, groupArrayIf(at, known) AS times,
+        groupArrayIf(wattage, known) AS watts
       FROM (
         SELECT device_id, meter_id, hour, at, max_gap AS gap,
           ifNull(charge_pct, 0.) AS charge, deleted = 0 AND isNotNull(charge_pct) AS charged,
@@ -88,8 +90,9 @@ FROM (
         listed = "SELECT device_id, meter_id, hour, " + ", ".join(
             f"{name} AS {name}_" for name in SEGMENT
         )
+        latest = ", ".join(f"argMax({name}_, made) AS {name}" for name in SEGMENT)
         newest = f"""
-SELECT device_id, meter_id, hour, {", ".join(f"argMax({name}_, made) AS {name}" for name in SEGMENT)}
+SELECT device_id, meter_id, hour, {latest}
 FROM ({listed}, 0 AS made FROM ({sql.kept(f"{which} AND {sql.KEPT_SINCE}")})
   UNION ALL {listed}, 1 AS made FROM ({made}))
 GROUP BY device_id, meter_id, hour"""
@@ -109,21 +112,25 @@ SELECT device_id, meter_id, {_SUMS}, charge_count, all_hours, sums, outs, ins,
   {_STEPS.format(first="first", last="last")} AS steps
 FROM (
   SELECT device_id, meter_id, {_SUMS}, charge_count, gaps, arraySort(hours) AS all_hours,
-    arraySort(first_ats) AS first_ts, arraySort((w, t) -> t, first_wattages, first_ats) AS first_ws,
+    arraySort(first_ats) AS first_ts,
+    arraySort((w, t) -> t, first_wattages, first_ats) AS first_ws,
     arraySort(last_ats) AS last_ts, arraySort((w, t) -> t, last_wattages, last_ats) AS last_ws,
     arraySort((n, t) -> t, all_sums, hours) AS sums,
-    arraySort((e, t) -> t, energy_outs, hours) AS outs, arraySort((e, t) -> t, energy_ins, hours) AS ins
+    arraySort((e, t) -> t, energy_outs, hours) AS outs,
+    arraySort((e, t) -> t, energy_ins, hours) AS ins
   FROM (
-    SELECT device_id, meter_id, sum(n) AS reading_count, sum(powers) AS power_count, sum(wattage_sum_) AS wattage_sum,
-      minIf(min_wattage_, powers > 0) AS min_wattage, maxIf(max_wattage_, powers > 0) AS max_wattage,
+    SELECT device_id, meter_id, sum(n) AS reading_count, sum(powers) AS power_count,
+      sum(wattage_sum_) AS wattage_sum, minIf(min_wattage_, powers > 0) AS min_wattage,
+      maxIf(max_wattage_, powers > 0) AS max_wattage,
       sum(charges) AS charge_count, minIf(min_charge_, charges > 0) AS min_charge_pct,
       maxIf(max_charge_, charges > 0) AS max_charge_pct, groupArrayIf(gap_, powers > 0) AS gaps,
       groupArrayIf(hour, powers > 0) AS hours, groupArrayIf(
-        (n, powers, wattage_sum_, min_wattage_, max_wattage_, min_charge_, max_charge_, charges), powers > 0
+        (n, powers, wattage_sum_, min_wattage_, max_wattage_, min_charge_, max_charge_, charges),
+        powers > 0
       ) AS all_sums, {grouped}
     FROM (
-      SELECT device_id, meter_id, hour, reading_count AS n, power_count AS powers, wattage_sum AS wattage_sum_,
-        min_wattage AS min_wattage_, max_wattage AS max_wattage_,
+      SELECT device_id, meter_id, hour, reading_count AS n, power_count AS powers,
+        wattage_sum AS wattage_sum_, min_wattage AS min_wattage_, max_wattage AS max_wattage_,
         min_charge_pct AS min_charge_, max_charge_pct AS max_charge_, max_gap AS gap_,
         charge_count AS charges,
         {", ".join(arrays)}
@@ -135,11 +142,12 @@ FROM (
     def tallies(self, devices: str, with_fresh: bool) -> str:
         """See power_fleet.sql."""
         parts = [self.segments(sql.in_part(devices)), *self._newest(devices, with_fresh)]
-        return f"""SELECT device_id, meter_id, charge_count, {_SUMS}, arraySum({_OUT}) + arraySum(outs) AS energy_out,
-  arraySum({_IN}) + arraySum(ins) AS energy_in FROM ({self._joined(parts)})"""
+        return f"""SELECT device_id, meter_id, charge_count, {_SUMS},
+  arraySum({_OUT}) + arraySum(outs) AS energy_out, arraySum({_IN}) + arraySum(ins) AS energy_in
+FROM ({self._joined(parts)})"""
 
     def hours(self, devices: str, with_fresh: bool) -> str:
-        """See power_fleet.sql; hours without a reading that has watts are left out as neighbours."""
+        """See power_fleet.sql; hours without a reading that has watts are no neighbours."""
         newest = self._newest(devices, with_fresh)
         columns = f"device_id, meter_id, hour, {', '.join(SUMS)}, energy_out, energy_in"
         sums = ", ".join(f"sums_.{place} AS {name}" for place, name in enumerate(SUMS, 1))
@@ -149,8 +157,8 @@ SELECT {columns} FROM (
   SELECT device_id, meter_id, hour, {sums},
     inside_out + before_out AS energy_out, inside_in + before_in AS energy_in
   FROM (
-    SELECT device_id, meter_id, all_hours, sums, outs, ins, arrayPushFront({_OUT}, 0.) AS step_outs,
-      arrayPushFront({_IN}, 0.) AS step_ins
+    SELECT device_id, meter_id, all_hours, sums, outs, ins,
+      arrayPushFront({_OUT}, 0.) AS step_outs, arrayPushFront({_IN}, 0.) AS step_ins
     FROM ({self._joined(newest)}) WHERE power_count > 0
   ) ARRAY JOIN all_hours AS hour, sums AS sums_, outs AS inside_out, ins AS inside_in,
     step_outs AS before_out, step_ins AS before_in
@@ -215,7 +223,7 @@ class Connection18:
         settings: Mapping[str, Any] | None = None,
     ) -> object:
         """Do something that has no rows for an answer."""
-        statement = statement.replace(schema.SETTINGS, "").replace(f", {schema.TAKEN_RANGE}", "")
+        statement = statement.replace(tables.SETTINGS, "").replace(f", {tables.TAKEN_RANGE}", "")
         text = _bound(statement, parameters)
         return self._send(text.encode(), _known(settings or {}))
 

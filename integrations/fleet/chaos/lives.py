@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from chaos_common import Program, fleet_program
+from chaos_common import Program, fleet_program, readings_of
 from places import Place, next_version, wait_for
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
@@ -126,13 +126,7 @@ class Life:
             raise self.failure
         shard = engine.shards[engine.shard_of(self.device_id)]
         for client in shard.clients:
-            rows = client.query(
-                "SELECT meter_id, at, voltage, current_draw, charge_pct FROM power_readings FINAL "
-                "WHERE device_id = %(device)s AND deleted = 0",
-                {"device": self.device_id},
-            ).result_rows
-            found = {(row[0], row[1]): tuple(row[2:]) for row in rows}
-            assert len(found) == len(rows), f"{self.device_id}: a reading is there twice"
+            found = readings_of(client, self.device_id)
             assert found == self.expected, (
                 f"{self.device_id}: {len(found)} readings instead of {len(self.expected)}"
             )

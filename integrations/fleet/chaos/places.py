@@ -138,11 +138,11 @@ class HubProgram(Program):
         ports = ["--nats-port", str(nats_port), "--engine-port", str(engine_port)]
         self.arguments = ["hub", "--data", str(self.data), *ports]
         super().__init__(home / "hub.log", *POWER_FLEET, *self.arguments)
-        self._environment = {**ENVIRONMENT, "XDG_STATE_HOME": str(home / "state")}
+        self.environment = {**ENVIRONMENT, "XDG_STATE_HOME": str(home / "state")}
 
     def start(self, environment: Mapping[str, str] | None = None) -> Program:
         """Start it."""
-        return super().start(environment or self._environment)
+        return super().start(environment or self.environment)
 
     def addresses(self) -> dict[str, str]:
         """What it says of itself when it is ready; nothing before."""
@@ -236,8 +236,12 @@ def upgraded(place: Place, home: Path) -> Iterator[None]:
             stack.enter_context(victim.held)
             victim.what.kill()
         hubs = [victim.what for victim in present if isinstance(victim.what, HubProgram)]
-        arguments = hubs[0].arguments if hubs else ["sink", *place.to, *place.engine]
-        program = next_version(home / "next-version.log", *arguments).start()
+        arguments = ["sink", *place.to, *place.engine]
+        environment: Mapping[str, str] = ENVIRONMENT
+        for hub in hubs:
+            arguments = hub.arguments
+            environment = hub.environment  # not to become the hub of whoever runs this
+        program = next_version(home / "next-version.log", *arguments).start(environment)
         try:
             wait_for(lambda: place.messages() >= 0)
             yield

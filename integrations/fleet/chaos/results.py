@@ -49,11 +49,11 @@ three years wrong. Everything happens at once: processes are killed with SIGKILL
 SIGSTOP for up to 8 s; disks are full for up to 6 s (small disks in memory: each NATS server's, \
 each ClickHouse server's or the hub's, the devices'); a device floods the stream with 400 messages \
 of poison, many with another device's subject or a request to NATS for a reply subject; devices \
-send backfills of 3,000 readings. Four more devices live through a story meanwhile: a file put back \
-from a backup after its clock was a year ahead; a card replaced under the same id; a card cloned, \
-with both at work; a device upgraded before the sinks. In the end the sinks, or the hub, are those \
-of a made-up next version for a while, its dead letters are replayed, and then the present ones run \
-again.
+send backfills of 3,000 readings. Four more devices live through a story meanwhile: a file put \
+back from a backup after its clock was a year ahead; a card replaced under the same id; a card \
+cloned, with both at work; a device upgraded before the sinks. In the end the sinks, or the hub, \
+are those of a made-up next version for a while, its dead letters are replayed, and then the \
+present ones run again.
 
 3 NATS servers (R3, `sync_interval: always`), 2 x 2 ClickHouse servers of version 18, ZooKeeper, 2 \
 sinks, `close`:
@@ -65,26 +65,26 @@ sinks, `close`:
 {chaos_hub}
 
 Compared, for the 20: every reading on every replica with the file's, to the last bit and without \
-doubles; events; the present state of every meter; reports over 1 and 7 days and the budget of every \
-device, sums to a millionth. For the four: every reading that any of their files ever had and had \
-sent, and the present state. What ends by itself: ClickHouse 18 if it starts while ZooKeeper is \
-down, or if it hangs; a NATS server whose disk was full, which has to be restarted; a forwarder or a \
-hub that was started while its disk was full. The program starts them again, as a supervisor and a \
-health check would.
+doubles; events; the present state of every meter; reports over 1 and 7 days and the budget of \
+every device, sums to a millionth. For the four: every reading that any of their files ever had \
+and had sent, and the present state. What ends by itself: ClickHouse 18 if it starts while \
+ZooKeeper is down, or if it hangs; a NATS server whose disk was full, which has to be restarted; a \
+forwarder or a hub that was started while its disk was full. The program starts them again, as a \
+supervisor and a health check would.
 
 ## A million readings
 
-3 NATS servers, 2 x 2 ClickHouse servers, 40 files of 25,000 readings, 40 forwarders with `--once`, \
-2 sinks; from their start until the stream is empty:
+3 NATS servers, 2 x 2 ClickHouse servers, 40 files of 25,000 readings, 40 forwarders with \
+`--once`, 2 sinks; from their start until the stream is empty:
 
 {million}
 
 ## Small messages
 
 10,000 devices send messages of a few rows each; then one sink empties the stream into a hub's \
-engine. Here NATS syncs its disk every two minutes. With `sync_interval: always` it does so for each \
-message that it takes in and for each that it drops, and then the disk is the limit, however many \
-sinks there are.
+engine. Here NATS syncs its disk every two minutes. With `sync_interval: always` it does so for \
+each message that it takes in and for each that it drops, and then the disk is the limit, however \
+many sinks there are.
 
 {sink}
 
@@ -121,9 +121,9 @@ The same on two servers of ClickHouse 18.16:
 
 {questions18}
 
-What is not measured: a server of ClickHouse 24.8 or later by itself. None can be installed on this \
-machine, so the SQL for them runs in chDB, and replication, failures and a server that hangs are \
-tested on 18.16, whose questions are in a file of their own.
+What is not measured: a server of ClickHouse 24.8 or later by itself. None can be installed on \
+this machine, so the SQL for them runs in chDB, and replication, failures and a server that hangs \
+are tested on 18.16, whose questions are in a file of their own.
 
 ## A hub
 

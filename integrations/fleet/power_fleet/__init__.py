@@ -10,7 +10,7 @@ On a device:
 Beside the stream and the engine:
 
     decoding    bytes as a batch
-    engine      ClickHouse; schema: its tables; sql, read_sql: the questions
+    engine      ClickHouse; tables, schema: its tables; sql, read_sql: the questions
     sink        from the stream into the engine; intake, wire: how it takes messages
     quota       how many messages a device may send
     deletions   what devices have deleted
@@ -23,8 +23,8 @@ Answers:
     read        the same for power-service; cached, read_hub
     life        what an operator does with devices; enroll, keys: who may send
 
-One machine: hub, nats_server, front, hub_pages, demo, discovery. The command line: cli, options
-and a module for each group of commands. errors: FleetError, the base of all errors.
+One machine: hub, nats_server, front, hub_pages, demo, demo_removal, discovery. The command line:
+cli, options and a module for each group of commands. errors: FleetError, the base of all errors.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from power_manager import (
     PowerManagerError,
     __version__,
     log_to_stderr,
+    not_installed,
     print_error,
     printable,
     program_name,
@@ -81,9 +82,8 @@ def _run(argv: Sequence[str] | None) -> int:
         try:
             return _obey(options)
         except ModuleNotFoundError as error:
-            package = (error.name or "a package").partition(".")[0]
             extra = "hub,service" if options.command == "hub" else "fleet"
-            print_error(f"{NAME}: {package} is not installed: pip install '.[{extra}]'")
+            print_error(f"{NAME}: {not_installed(error, extra)}")
             return 1
 
 

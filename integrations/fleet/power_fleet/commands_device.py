@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from power_fleet.options import (
     DEVICE_GROUP,
-    add_db_option,
+    OR_GIVE_UP,
     add_interval_option,
     add_max_wait_option,
     add_metrics_option,
@@ -42,13 +43,13 @@ def _add_forward(parser: CommandParser) -> None:
         examples=["--once", "--db edge-001.db --site workshop --nats nats://127.0.0.1:4222"],
         group=DEVICE_GROUP,
     )
-    add_db_option(command)
+    command.add_database(type=Path)
     command.add_argument(
         "--site", default="", metavar="NAME", help="where this machine is, for sums by site"
     )
     add_interval_option(command, 5.0, "5s")
     add_max_wait_option(command, 60.0, "60s")
-    add_once_option(command, "end when everything is sent")
+    add_once_option(command, f"end when everything is sent, {OR_GIVE_UP}")
     add_metrics_option(command)
     add_verbose_option(command)
     add_nats_options(command)
@@ -72,7 +73,7 @@ def _add_resend(parser: CommandParser) -> None:
         metavar="TIME",
         help="send what is dated from then on, such as -7d or 2026-11-01; 0 is everything",
     )
-    add_db_option(command)
+    command.add_database(type=Path)
     command.add_json()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -155,23 +156,34 @@ def _enroll(options: argparse.Namespace) -> int:
     if options.public_key and options.key_out:
         raise WrongOptions("--key-out: with --public-key the device has the key already")
     path = _users_file(options)
+    before = {user.public for user in enroll.users(path)} if path.exists() else set()
     key_file: Path | None = None
     if options.public_key:
         user = enroll.enroll(
             path, options.ids, options.public_key, role=options.role, again=options.again
         )
-        text = f"{_named(user)} is enrolled"
+        text = _done(user, options.again, before)
     else:
         key_file = options.key_out or Path(f"{token(options.ids[0])}.key")
         user = _enroll_with_new_key(options, path, key_file)
-        text = f"{_named(user)} is enrolled; its key: {key_file}"
+        text = f"{_done(user, options.again, before)}; its key: {key_file}"
     lines = [text, *_lines_for(user)]
     facts = {**_record(user), "key_file": key_file and str(key_file)}
     return _finish(options, path, lines, facts)
 
 
+def _done(user: User, again: bool, before: Container[str]) -> str:
+    """What was done; before: the public keys that were enrolled until now."""
+    if user.public in before:
+        return f"{_named(user)} is enrolled with the key that it had"
+    if again:
+        return f"{_named(user)} is enrolled with a new key, and the old one is revoked"
+    return f"{_named(user)} is enrolled"
+
+
 def _enroll_with_new_key(options: argparse.Namespace, path: Path, key_file: Path) -> User:
     """Write the key before it is enrolled, so that no key is enrolled that is not on the disk."""
+    enroll.check_ids(path, options.ids, role=options.role, again=options.again)
     key = make_key()
     write_key(key_file, key, options.ids[0])
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import functools
 import importlib.util
 import ipaddress
@@ -15,23 +16,34 @@ from power_fleet.errors import WrongOptions
 from power_fleet.limits import HUB_STREAM_BYTES
 from power_fleet.options import (
     HUB_GROUP,
+    OR_GIVE_UP,
+    add_engine_option,
     add_max_bytes_option,
     add_metrics_option,
     add_nats_options,
     add_once_option,
     add_verbose_option,
+    counted,
+    engine_urls_of,
     nats_of,
     parse_port,
     parse_positive,
     run_until_signal,
 )
-from power_manager import CommandParser, parse_count, print_error
+from power_manager import CommandParser, confirm, not_installed, parse_count, print_error
 
 if TYPE_CHECKING:
     from power_fleet.discovery import Addresses
 
 SERVICE_PORT = 8080
+DEMO_DEVICES = 20
 LEAST_MEMORY = 256 * 2**20  # bytes: with less an engine does not start, or answers nothing
+# Below the examples of `hub --help`; the README has the same.
+CERTIFICATE = r"""
+a certificate for --cert and --key, of the address or name at which devices reach
+the hub (IP:192.0.2.1 here; a name is DNS:hub.example.com):
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
+    -subj /CN=hub -addext subjectAltName=IP:192.0.2.1 -out hub.pem -keyout hub-key.pem"""
 SERVICE_PACKAGES = ("power_service", "fastapi", "uvicorn", "pydantic_settings")
 
 
@@ -46,14 +58,24 @@ def _add_demo(parser: CommandParser) -> None:
         "demo",
         _demo,
         "send a made-up fleet, to have something to look at",
-        examples=["", "--devices 1000"],
+        examples=["", "--devices 1000", "--remove"],
         group=HUB_GROUP,
     )
     command.add_argument(
-        "--devices", type=parse_positive, default=20, metavar="N", help="how many (default: 20)"
+        "--devices",
+        type=parse_positive,
+        metavar="N",
+        help=f"how many (default: {DEMO_DEVICES})",
     )
-    add_once_option(command, "end when the day before now is sent")
+    add_once_option(command, f"end when the day before now is sent, {OR_GIVE_UP}")
+    command.add_argument(
+        "--remove",
+        action="store_true",
+        help="delete all made-up devices from the fleet instead, with everything of them",
+    )
+    command.add_argument("--yes", action="store_true", help="do not ask")
     add_nats_options(command)
+    add_engine_option(command)
 
 
 def _add_hub(parser: CommandParser) -> None:
@@ -67,6 +89,7 @@ def _add_hub(parser: CommandParser) -> None:
         ],
         group=HUB_GROUP,
     )
+    command.epilog = f"{command.epilog}\n{CERTIFICATE}"
     command.add_argument(
         "--data",
         type=Path,
@@ -156,7 +179,7 @@ def _service_port(options: argparse.Namespace) -> int | None:
         return None
     missing = [name for name in SERVICE_PACKAGES if importlib.util.find_spec(name) is None]
     if missing and options.port is not None:
-        raise WrongOptions(f"--port: {missing[0]} is not installed: pip install '.[hub,service]'")
+        raise WrongOptions(f"--port: {not_installed(missing[0], 'hub,service')}")
     if missing:
         print_error("power-fleet: without pages: pip install '.[hub,service]' brings them")
         return None
@@ -166,17 +189,48 @@ def _service_port(options: argparse.Namespace) -> int | None:
 def _demo(options: argparse.Namespace) -> int:
     from power_fleet.demo import make_sites, run
 
+    if options.remove:
+        return _remove_demo(options)
+    if options.yes:
+        raise WrongOptions("--yes: give it together with --remove")
     to = nats_of(options)
+    count = DEMO_DEVICES if options.devices is None else options.devices
     with tempfile.TemporaryDirectory(prefix="power-fleet-demo-") as directory:
-        print_error(f"power-fleet: making a day of {options.devices} devices in {directory}")
-        sites = make_sites(Path(directory), options.devices)
+        print_error(f"power-fleet: making a day of {counted(count, 'device')} in {directory}")
+        sites = make_sites(Path(directory), count)
         then = "" if options.once else ", then what they measure from now on, until Ctrl-C"
         print_error(f"power-fleet: sending it{then}")
         try:
-            return run_until_signal(run(sites, to, options.once))
+            code = run_until_signal(run(sites, to, options.once))
         finally:
             for site in sites:
                 site.pm.close()
+    stay = "1 made-up device stays" if count == 1 else f"{count} made-up devices stay"
+    print_error(
+        f"power-fleet: {stay} in the fleet: "
+        "`power-fleet demo --remove` deletes what a demo has sent"
+    )
+    return code
+
+
+def _remove_demo(options: argparse.Namespace) -> int:
+    from power_fleet.demo_removal import await_stored, made_up_devices, remove
+    from power_fleet.engine import Engine
+
+    if options.devices is not None or options.once:
+        raise WrongOptions("--remove: it deletes all made-up devices: leave out --devices, --once")
+    source = nats_of(options)
+    engine = Engine(engine_urls_of(options))
+    asyncio.run(await_stored(source))
+    found = made_up_devices(engine)
+    if not found:
+        print("no made-up devices: nothing was changed")
+        return 0
+    devices = f"{counted(len(found), 'made-up device')} ({found[0]} to {found[-1]})"
+    confirm(f"Delete everything of {devices} from the fleet?", yes=options.yes)
+    remove(engine, source, found)
+    print(f"everything of {devices} is deleted")
+    return 0
 
 
 def _say_ready(addresses: Addresses) -> None:

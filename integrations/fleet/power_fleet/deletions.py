@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from power_fleet import schema, sql
+from power_fleet import sql, tables
 from power_fleet.engine import Shard, named_parts
 
-Row = Sequence[Any]
+_Values = Sequence[Any]  # of a row to be stored, in the order of its table's columns
 
 
 class _Deletion(NamedTuple):
@@ -41,7 +41,7 @@ class _Deletion(NamedTuple):
 def apply(
     shard: Shard,
     generations: Mapping[str, int],
-    tables: Mapping[str, Sequence[Row]],
+    tables: Mapping[str, Sequence[_Values]],
 ) -> dict[str, int]:
     """Apply deletions to a shard: those just stored to all rows, those known to rows just stored.
 
@@ -67,10 +67,10 @@ def apply(
 
 
 _TAKEN_FROM = {
-    "power_readings": schema.READINGS,
-    "power_meters": schema.METERS,
-    "power_events": schema.EVENTS,
-    "power_devices": schema.DEVICES,
+    "power_readings": tables.READINGS,
+    "power_meters": tables.METERS,
+    "power_events": tables.EVENTS,
+    "power_devices": tables.DEVICES,
 }
 
 
@@ -91,16 +91,16 @@ def _known(shard: Shard, generations: Mapping[str, int]) -> dict[str, list[_Dele
 def _gone(
     table: str,
     columns: Mapping[str, str],
-    rows: Iterable[Row],
+    rows: Iterable[_Values],
     known: Mapping[str, Sequence[_Deletion]],
-) -> list[Row]:
+) -> list[_Values]:
     """The rows that take the place of those that are deleted already: see sql._deleted."""
     names = list(columns)
     version_column = "generation" if "generation" in columns else "revision"
     version_at = names.index(version_column)
     deleted_at = names.index("deleted")
     empty = [place for place, name in enumerate(names) if columns[name].startswith("Nullable")]
-    gone: list[Row] = []
+    gone: list[_Values] = []
     for row in rows:
         if row[0] not in known:  # the first column is the device, of all of them
             continue
@@ -115,7 +115,9 @@ def _gone(
     return gone
 
 
-def _revision_over(table: str, row: Row, version: int, known: Iterable[_Deletion]) -> int | None:
+def _revision_over(
+    table: str, row: _Values, version: int, known: Iterable[_Deletion]
+) -> int | None:
     """The revision of the latest deletion that takes a row; None where none does."""
     for deletion in known:
         if deletion.revision <= version:
@@ -125,7 +127,7 @@ def _revision_over(table: str, row: Row, version: int, known: Iterable[_Deletion
     return None
 
 
-def _takes(table: str, row: Row, deletion: _Deletion) -> bool:
+def _takes(table: str, row: _Values, deletion: _Deletion) -> bool:
     """Whether a deletion takes a row of a table, apart from which is the later one."""
     if table == "power_readings":
         return deletion.takes(row[1]) and deletion.since <= row[2] < deletion.until
@@ -146,4 +148,4 @@ def _apply(shard: Shard, deletion: Sequence[Any]) -> None:
 
 
 def _parameters(deletion: Sequence[Any]) -> dict[str, Any]:
-    return dict(zip(schema.DELETIONS, deletion))
+    return dict(zip(tables.DELETIONS, deletion))

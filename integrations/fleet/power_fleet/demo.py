@@ -28,7 +28,8 @@ LIVE_S = 10.0  # between two from now on
 FORWARD_S = 1.0  # between two looks of a forwarder
 _DAY_S = 86_400.0
 
-Row = tuple[str, float | None, float | None, float | None, float]  # meter, V, A, %, epoch seconds
+# Meter, V, A, %, epoch seconds.
+MadeReading = tuple[str, float | None, float | None, float | None, float]
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Device:
         self.pack = pm.add_meter(self.id, "battery", self.capacity_wh, "Pack").id
         self.panel = pm.add_meter(self.id, "solar", name="Panel").id
 
-    def rows(self, now: float, seconds: float) -> Iterator[Row]:
+    def rows(self, now: float, seconds: float) -> Iterator[MadeReading]:
         """What its meters read, `seconds` after they did last."""
         sun = max(math.sin(2 * math.pi * (now % _DAY_S / _DAY_S - 0.25)), 0.0)
         panel = self.panel_watts * sun * self._chance.uniform(0.7, 1.0)
@@ -95,7 +96,7 @@ class Site:
         """Log what the devices measure now."""
         self.pm.log_many(self._rows(now, seconds))
 
-    def _rows(self, now: float, seconds: float) -> Iterator[Row]:
+    def _rows(self, now: float, seconds: float) -> Iterator[MadeReading]:
         for device in self.devices:
             yield from device.rows(now, seconds)
 

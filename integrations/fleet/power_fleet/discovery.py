@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from power_fleet.errors import FleetError
-from power_manager import StorageError
+from power_manager import StorageError, replace_file
 
 HUB_VARIABLE = "POWER_FLEET_HUB"
 LOOPBACK = "127.0.0.1"
@@ -133,9 +133,11 @@ def announced(
 ) -> Iterator[None]:
     """Have commands find the hub while it runs.
 
-    Raises OSError for its own file; the link is a convenience.
+    Raises StorageError for its own file; the link is a convenience.
     """
-    write_privately(directory / "hub.json", json.dumps(dataclasses.asdict(addresses), indent=2))
+    text = json.dumps(dataclasses.asdict(addresses), indent=2)
+    with replace_file(directory / "hub.json", 0o600) as json_file:
+        json_file.write(text.encode())
     link = link_path(os.environ if environ is None else environ)
     with contextlib.suppress(OSError):  # a service may have no home: then $POWER_FLEET_HUB says it
         _relink(link, directory.absolute())
@@ -151,15 +153,3 @@ def _relink(link: Path, target: Path) -> None:
     new.unlink(missing_ok=True)
     new.symlink_to(target)
     new.replace(link)
-
-
-def write_privately(path: Path, text: str) -> None:
-    """Put a file in place in one step that no one else can read."""
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

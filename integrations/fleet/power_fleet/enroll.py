@@ -16,7 +16,6 @@ import json
 import os
 import re
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -25,7 +24,7 @@ from typing import Any
 
 from power_fleet.keys import check_public, inbox_prefix_of, make_key
 from power_fleet.subjects import CONSUMER, DEAD_STREAM, STREAM, SUBJECT, token
-from power_manager import InvalidValue, NotFound, StorageError, check_text, nearest
+from power_manager import InvalidValue, NotFound, StorageError, check_text, nearest, replace_file
 
 DEVICE = "device"
 SINK = "sink"
@@ -122,20 +121,14 @@ def enroll(
 ) -> User:
     """Add a user to the file, which is made where there is none.
 
-    With `again` in place of the one that has these ids.
+    With `again` in place of the one that has these ids, of which there has to be one.
 
-    A device belongs to one user. Raises InvalidValue, StorageError; the file is then as it was.
+    A device belongs to one user. Raises InvalidValue, NotFound, StorageError; the file is then as
+    it was.
     """
-    for id_ in ids:
-        check_text("id", id_)
-    if not ids or len(set(ids)) != len(ids):
-        raise InvalidValue(f"expected different ids, at least one, got {list(ids)}")
     user = User(role, tuple(ids), check_public(public), now().replace(microsecond=0))
     with _changing(path) as present:
-        rivals = [other for other in present if other.role == role and set(other.ids) & set(ids)]
-        strangers = [other for other in rivals if not again or not set(other.ids) <= set(ids)]
-        if strangers:
-            raise InvalidValue(_taken(strangers[0], user))
+        rivals = _replaced(path, present, ids, role, again)
         for other in present:
             if other not in rivals and inbox_prefix_of(other.public) == inbox_prefix_of(public):
                 raise InvalidValue(f"{_shown(other.ids)} has this key: make another one")
@@ -145,15 +138,46 @@ def enroll(
     return user
 
 
+def check_ids(path: Path, ids: Sequence[str], *, role: str = DEVICE, again: bool = False) -> None:
+    """Raise what enroll() would raise for these ids, whatever the key."""
+    _replaced(path, _read(path) if path.exists() else [], ids, role, again)
+
+
+def _replaced(
+    path: Path, present: Sequence[User], ids: Sequence[str], role: str, again: bool
+) -> list[User]:
+    """Those in whose place a user with these ids comes. Raises InvalidValue, NotFound."""
+    for id_ in ids:
+        check_text("id", id_)
+    if not ids or len(set(ids)) != len(ids):
+        raise InvalidValue(f"expected different ids, at least one, got {list(ids)}")
+    rivals = [other for other in present if other.role == role and set(other.ids) & set(ids)]
+    for other in rivals:
+        if not set(other.ids) <= set(ids):
+            raise InvalidValue(f"{_shown(other.ids)} share a key: revoke it first")
+        if not again:
+            raise InvalidValue(
+                f"{_shown(other.ids)} is enrolled already: give --again to replace its key"
+            )
+    if again and not rivals:
+        raise _unknown(path, present, role, ids[0], ": leave out --again to enroll it")
+    return rivals
+
+
+def _unknown(
+    path: Path, present: Sequence[User], role: str, id_: str, remedy: str = ""
+) -> NotFound:
+    known = [known for user in present if user.role == role for known in user.ids]
+    hint = nearest(id_, known) or remedy
+    return NotFound(f"no {role} {id_!r} is enrolled in {path}{hint}", role, id_)
+
+
 def revoke(path: Path, id_: str, *, role: str = DEVICE) -> User:
     """Take the user that has this id out of the file; return it. Raises NotFound, StorageError."""
     with _changing(path) as present:
         found = [user for user in present if user.role == role and id_ in user.ids]
         if not found:
-            known = [known for user in present if user.role == role for known in user.ids]
-            raise NotFound(
-                f"no {role} {id_!r} is enrolled in {path}{nearest(id_, known)}", role, id_
-            )
+            raise _unknown(path, present, role, id_)
         present.remove(found[0])
     return found[0]
 
@@ -174,13 +198,6 @@ def reload_server(pid_file: Path) -> None:
         os.kill(pid, signal.SIGHUP)
     except (OSError, ValueError) as error:
         raise StorageError(pid_file, f"no running NATS server by it: {error}") from error
-
-
-def _taken(other: User, user: User) -> str:
-    if set(other.ids) <= set(user.ids):
-        ids = _shown(other.ids)
-        return f"{ids} is enrolled already: give --again to replace its key"
-    return f"{_shown(other.ids)} share a key: revoke it first"
 
 
 def _shown(ids: Sequence[str]) -> str:
@@ -206,8 +223,10 @@ def _changing(path: Path) -> Iterator[list[User]]:
         fcntl.flock(directory, fcntl.LOCK_EX)
         present = _read(path) if path.exists() else [_nobody()]
         yield present
-        _write(path, _HEAD + "".join(user.line for user in present) + _TAIL)
-        os.fsync(directory)
+        text = _HEAD + "".join(user.line for user in present) + _TAIL
+        # A server that reads it meanwhile has the old one or the new one.
+        with replace_file(path) as file:
+            file.write(text.encode())
     finally:
         os.close(directory)
 
@@ -246,24 +265,3 @@ def _user(path: Path, number: int, line: str) -> User:
             path, f"line {number} was changed by hand: take it out, and enroll again"
         ) from error
     return user
-
-
-def _write(path: Path, text: str) -> None:
-    """Put a text in place of a file at once.
-
-    A server that reads it meanwhile has the old one or the new one.
-    """
-    descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # 0600
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if path.exists():  # the server's own user may have to read it
-                was = path.stat()
-                os.fchown(file.fileno(), was.st_uid, was.st_gid)
-                os.fchmod(file.fileno(), was.st_mode & 0o777)
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        os.unlink(unfinished)
-        raise

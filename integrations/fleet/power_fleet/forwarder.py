@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
@@ -22,6 +23,7 @@ from nats.js.errors import APIError
 from power_fleet.aside import Aside
 from power_fleet.codec import Batch, encode
 from power_fleet.errors import FleetError
+from power_fleet.limits import ONCE_SECONDS
 from power_fleet.outbox import Outbox, Parcel
 from power_fleet.stream import Backoff, LoginRefused, Nats, is_other_stream
 from power_fleet.subjects import STREAM, SUBJECT, token
@@ -47,6 +49,8 @@ class Sent:
     line: int = 0  # of what was sent last; 0: none yet
     waiting: int = 0  # readings of the file that were not sent, when they were counted last
     file: PowerManager | None = None  # while it is open
+    moved_at: float = 0.0  # when it began or something was sent last, by the monotonic clock
+    failure: str = ""  # what the last attempt that failed said
 
     def note(self, parcel: Parcel, sequences: Sequence[int | None]) -> None:
         """Note the batches of a parcel that have a place in the stream: at least one.
@@ -58,7 +62,14 @@ class Sent:
         self.messages += len(batches)
         self.readings += sum(len(batch.readings) for batch in batches)
         self.sent_at = time.time()
+        self.moved_at = time.monotonic()
+        self.failure = ""
         self.line = max((batch.line for batch in batches), default=self.line)
+
+    def note_failure(self, error: Exception) -> None:
+        """Note an attempt that failed as a whole."""
+        self.failures += 1
+        self.failure = str(error) or type(error).__name__
 
     def count(self) -> int:
         """Count the readings that wait in the file, up to MOST_WAITING of them.
@@ -78,6 +89,10 @@ class OtherStream(FleetError, ConnectionError):
     """The stream is not the one in which the lines were opened: it has been made again."""
 
 
+class GaveUp(FleetError, ConnectionError):
+    """Forwarding once ended, as nothing was acknowledged for ONCE_SECONDS."""
+
+
 async def forward_file(
     db: Path,
     site: str,
@@ -90,7 +105,7 @@ async def forward_file(
     """Forward a file as forward() does; where another one has taken its place, go on with that one.
 
     A backup may be copied to a device while its forwarder runs. Raises StorageError where there is
-    no file at first.
+    no file at first, and with once where there is none later.
     """
     sent = Sent() if sent is None else sent
     is_first = True
@@ -106,7 +121,7 @@ async def forward_file(
         except Replaced:
             _log.warning("%s: another file has taken its place: going on with that one", db)
         except StorageError as error:
-            if is_first:
+            if is_first or once:
                 raise
             await backoff.wait("nothing to send", error)
 
@@ -146,9 +161,39 @@ async def forward(
     With once, until nothing is left.
 
     A failure does not end it: the file keeps everything, the connection is made again, and the
-    wait grows. Raises Replaced where the path no longer names the file, and with once LoginRefused.
+    wait grows. Raises Replaced where the path no longer names the file; with once LoginRefused too,
+    and GaveUp where nothing is acknowledged for ONCE_SECONDS.
     """
     sent = Sent() if sent is None else sent
+    work = _keep_forwarding(outbox, to, interval, backoff, once, sent)
+    if once:
+        await _while_it_moves(work, to, sent)
+    else:
+        await work
+
+
+async def _while_it_moves(work: Coroutine[Any, Any, None], to: Nats, sent: Sent) -> None:
+    """Do the work; end it and raise GaveUp where nothing is acknowledged for ONCE_SECONDS."""
+    sent.moved_at = time.monotonic()
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            left = sent.moved_at + ONCE_SECONDS - time.monotonic()
+            if left <= 0:
+                raise GaveUp(
+                    f"{to.urls}: nothing was acknowledged for {ONCE_SECONDS:g} s, "
+                    f"and the file keeps what it has: {sent.failure or 'no answer'}"
+                )
+            await asyncio.wait([task], timeout=left)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    task.result()
+
+
+async def _keep_forwarding(
+    outbox: Outbox, to: Nats, interval: float, backoff: Backoff, once: bool, sent: Sent
+) -> None:
     while True:
         try:
             connection = await to.connect("power-fleet forward")
@@ -162,7 +207,7 @@ async def forward(
                 raise Replaced(str(error)) from error
             if once and isinstance(error, LoginRefused):
                 raise  # it would be refused again
-            sent.failures += 1
+            sent.note_failure(error)
             await backoff.wait("not sent, kept in the file", error)
 
 
@@ -186,13 +231,13 @@ async def _drain(
                 raise
             except APIError as error:  # the stream is full, or has enough of this device
                 # The connection is good: it stays.
-                sent.failures += 1
+                sent.note_failure(error)
                 await backoff.wait("not sent, kept in the file", error)
                 continue
-            _leave_out(aside, parcel, results)
             sequences = [result if isinstance(result, int) else None for result in results]
             await asyncio.to_thread(outbox.done, parcel, sequences)
             sent.note(parcel, sequences)
+            _leave_out(aside, parcel, results, sent)
             if parcel.is_full:
                 await asyncio.sleep(BACKLOG_SECONDS)
         elif aside:
@@ -204,7 +249,9 @@ async def _drain(
         backoff.reset()
 
 
-def _leave_out(aside: Aside, parcel: Parcel, results: Sequence[int | Exception]) -> None:
+def _leave_out(
+    aside: Aside, parcel: Parcel, results: Sequence[int | Exception], sent: Sent
+) -> None:
     """Have the devices wait of which the stream has refused something."""
     refused = {
         batch.device_id: result
@@ -213,6 +260,7 @@ def _leave_out(aside: Aside, parcel: Parcel, results: Sequence[int | Exception])
     }
     for device_id, error in refused.items():
         aside.put(device_id, error)
+        sent.failure = f"device {device_id!r}: {str(error) or type(error).__name__}"
     for batch in parcel.batches:
         if batch.device_id not in refused:
             aside.take_back(batch.device_id)

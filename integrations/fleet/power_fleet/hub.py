@@ -32,7 +32,7 @@ from nats.js.errors import NotFoundError
 
 from power_fleet import enroll, schema
 from power_fleet.dead import set_up_streams
-from power_fleet.discovery import LOOPBACK, USERS, Addresses, announced, locked, write_privately
+from power_fleet.discovery import LOOPBACK, USERS, Addresses, announced, locked
 from power_fleet.engine import Engine
 from power_fleet.errors import Refused, WrongOptions
 from power_fleet.front import Front
@@ -49,7 +49,7 @@ from power_fleet.sink import Sink
 from power_fleet.stream import NATS_FAILURES, Backoff, Nats, left_behind, renew_consumer
 from power_fleet.subjects import CONSUMER, STREAM
 from power_fleet.watch import keep_watching
-from power_manager import StorageError
+from power_manager import StorageError, replace_file
 
 CLOSE_SECONDS = 60.0  # between two looks for hours to close
 STREAM_SECONDS = 15.0  # between two looks for messages that stay in the stream
@@ -185,7 +185,9 @@ def _hub_key(data: Path, users: Path) -> Path:
     file = data.absolute() / "hub.key"
     if not file.exists():
         write_key(file, make_key(), "the hub")
-    enroll.enroll(users, ["hub"], read_key(file).public, role=enroll.HUB, again=True)
+    is_enrolled = any(user.role == enroll.HUB for user in enroll.users(users))
+    public = read_key(file).public
+    enroll.enroll(users, ["hub"], public, role=enroll.HUB, again=is_enrolled)
     return file
 
 
@@ -240,7 +242,8 @@ def _password(data: Path) -> str:
     file = data / "password"
     with contextlib.suppress(FileNotFoundError):
         return file.read_text(encoding="ascii").strip()
-    write_privately(file, secrets.token_urlsafe(24))
+    with replace_file(file, 0o600) as new:
+        new.write(secrets.token_urlsafe(24).encode())
     return _password(data)
 
 

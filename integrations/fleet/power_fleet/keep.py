@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from power_fleet import schema
+from power_fleet import tables
 from power_fleet.engine import Engine, Row, Shard
 from power_manager import HOUR_US, InvalidValue, to_microseconds
 
@@ -25,7 +25,7 @@ READINGS, HOURS = "readings", "hours"
 # all that came.
 _TABLES = {READINGS: ("power_readings",), HOURS: ("power_hourly", "power_touched")}
 # The engine's times end in 2106, and those of a wrong clock do not.
-_DAY_OF_HOUR = f"toDate(least(intDiv(hour, 24), {schema.LAST_DAY}))"
+_DAY_OF_HOUR = f"toDate(least(intDiv(hour, 24), {tables.LAST_DAY}))"
 _KEPT = "SELECT name, days, floor FROM power_keep FINAL"
 
 
@@ -112,7 +112,7 @@ def _set(shard: Shard, name: str, was: Keep, days: int, now_us: int) -> None:
         return
     # The answers first: what they no longer count on may go.
     row = [name, days, was.first_hour(now_us), now_us]
-    shard.insert("power_keep", schema.KEEP, [row])
+    shard.insert("power_keep", tables.KEEP, [row])
     for table in _TABLES[name]:
         if days:
             shard.do(f"ALTER TABLE {table} MODIFY TTL {_DAY_OF_HOUR} + INTERVAL {days + 1} DAY")

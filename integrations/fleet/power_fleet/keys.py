@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import functools
+import logging
 import os
 import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from power_manager import InvalidValue, StorageError
+from power_manager import InvalidValue, StorageError, open_secret
 
 INBOX_LETTERS = 16  # of the public key: 80 bits, so that no two of a fleet have the same inbox
 PUBLIC_BYTES = 35  # the kind, 32 of the key, two of a checksum
 USER_BYTE = 20 << 3  # the kind: it makes the text begin with U
+_log = logging.getLogger("power_fleet")
 _HEAD = "# Keep it secret: whoever has this line can send as {name}.\n"
 
 
@@ -68,11 +72,13 @@ def make_key() -> Key:
 def read_key(path: Path) -> Key:
     """The pair whose secret half a file holds.
 
-    Raises StorageError for a file that has none, and OSError.
+    Raises StorageError for a file that has none or that everybody can write, and OSError.
     """
     import nkeys
 
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines: list[str] = []
+    with contextlib.suppress(UnicodeDecodeError), open_secret(path, warn_once) as file:
+        lines = file.read().splitlines()
     found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if len(found) != 1 or not re.fullmatch("SU[A-Z2-7]{56}", found[0]):
         raise StorageError(path, "expected one line with a key that begins with SU")
@@ -83,6 +89,12 @@ def read_key(path: Path) -> Key:
     return _key_of(seed)
 
 
+@functools.lru_cache(maxsize=1000)
+def warn_once(text: str) -> None:
+    """Say it, but not again at each connection."""
+    _log.warning("%s", text)
+
+
 def write_key(path: Path, key: Key, name: str) -> None:
     """Write the secret half to a new file that only its owner may read.
 
@@ -91,7 +103,9 @@ def write_key(path: Path, key: Key, name: str) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise StorageError(path, "it is there already, and may be a key in use") from None
+        raise StorageError(
+            path, "there is a key already, which may be in use: move it away, or name another file"
+        ) from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(f"{_HEAD.format(name=ascii(name))}{key.seed}\n")
         file.flush()

@@ -10,12 +10,12 @@ everything that the stream has taken so far.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from power_fleet import schema
+from power_fleet import tables
 from power_fleet.codec import MAX_COUNT, MAX_US, version_of
-from power_fleet.engine import Engine, Row, Shard, at_once
+from power_fleet.engine import Engine, Row, Shard, at_once, named_parts
 from power_fleet.stream import Nats
 from power_fleet.subjects import STREAM
 from power_manager import (
@@ -48,8 +48,9 @@ _DEVICE = "SELECT device_id FROM power_devices FINAL WHERE deleted = 0 AND devic
 _METER = "SELECT device_id FROM power_meters FINAL WHERE deleted = 0 AND meter_id = %(id)s"
 _RETIREMENT = """SELECT retired, toInt64(at) AS at, replaced_by FROM power_retired FINAL
   WHERE device_id = %(device)s AND meter_id = %(meter)s"""
-_HEARD = """SELECT toInt64(max(seen)) AS seen, toInt64(max(line)) AS line FROM power_seen
-  WHERE device_id = %(device)s"""
+_HEARD = """SELECT toInt64(max(seen)) AS seen FROM power_seen WHERE device_id = %(device)s"""
+_LINES_OF = """SELECT device_id, toInt64(max(line)) AS line FROM power_seen
+  WHERE device_id IN %(devices)s GROUP BY device_id"""
 # All that knows a device by its id; the deletions themselves stay.
 _ERASED = (
     "power_readings",
@@ -241,7 +242,7 @@ def _note(
     if was_retired == retired and was_replaced_by == replaced_by:
         return False
     note = [device_id, meter_id, int(retired), at, replaced_by]
-    shard.insert("power_retired", schema.RETIRED, [note])
+    shard.insert("power_retired", tables.RETIRED, [note])
     return True
 
 
@@ -284,12 +285,41 @@ def delete_device(
             f"{device_id!r} was heard from {ago} ago: stop its forwarder "
             "or revoke it first, or give --force and lose what it goes on sending"
         )
-    revision = version_of(max(last_sequence, heard["line"]), MAX_COUNT)
-    tombstone = [device_id, revision, "device", "", 0, MAX_US]
+    _erase(shard, [device_id], last_sequence, now)
+
+
+def delete_devices(
+    engine: Engine,
+    device_ids: Sequence[str],
+    last_sequence: int,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Delete everything of these devices as delete_device() does with force, many at once.
+
+    Raises EngineError.
+    """
+    now = to_microseconds(clock(), "clock")
+    for number, shard in enumerate(engine.shards):
+        mine = [id_ for id_ in device_ids if engine.shard_of(id_) == number]
+        for part in named_parts(mine):
+            _erase(shard, part, last_sequence, now)
+
+
+def _erase(shard: Shard, device_ids: Sequence[str], last_sequence: int, now: int) -> None:
+    """Delete everything of devices of one shard; now: in microseconds."""
+    names = {"devices": tuple(device_ids)}
+    lines = {row["device_id"]: row["line"] for row in shard.select(_LINES_OF, **names)}
+    revisions = {
+        id_: version_of(max(last_sequence, lines.get(id_, 0)), MAX_COUNT) for id_ in device_ids
+    }
+    tombstones = [[id_, revision, "device", "", 0, MAX_US] for id_, revision in revisions.items()]
     # First, so that what sinks store from now on is deleted by them.
-    shard.insert("power_deletions", schema.DELETIONS, [tombstone])
+    shard.insert("power_deletions", tables.DELETIONS, tombstones)
     for table in _ERASED:
-        shard.change(f"ALTER TABLE {table} DELETE WHERE device_id = %(device)s", device=device_id)
-    shard.insert("power_alarms", schema.ALARMS, [[device_id, DELETED, now, "by an operator", now]])
-    unknown = [device_id, "", "", 0.0, None, None, None, 0, revision, 1]
-    shard.insert("power_devices", schema.DEVICES, [unknown])
+        shard.change(f"ALTER TABLE {table} DELETE WHERE device_id IN %(devices)s", **names)
+    notes = [[id_, DELETED, now, "by an operator", now] for id_ in device_ids]
+    shard.insert("power_alarms", tables.ALARMS, notes)
+    unknown = [
+        [id_, "", "", 0.0, None, None, None, 0, revision, 1] for id_, revision in revisions.items()
+    ]
+    shard.insert("power_devices", tables.DEVICES, unknown)

@@ -7,3 +7,4 @@ HUB_STREAM_BYTES = 2**30  # the same, of a hub
 DEVICE_MESSAGES = 100  # of one device that may wait in the stream; its file keeps the rest
 MESSAGES_A_MINUTE = 1000  # of one device that are stored: 500,000 readings of a backfill
 BYTES_A_MINUTE = 64 * 2**20  # of one device that are stored, packed
+ONCE_SECONDS = 30.0  # that `--once` goes on for while nothing that it sends is acknowledged

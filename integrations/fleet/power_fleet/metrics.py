@@ -15,14 +15,14 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, generate_latest, write_to_textfile
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from power_fleet.forwarder import MOST_WAITING
 from power_fleet.stream import NATS_FAILURES, Nats, stored_until
 from power_fleet.subjects import DEAD_STREAM, STREAM
-from power_manager import SECOND_US, StorageError
+from power_manager import SECOND_US, StorageError, replace_file
 
 if TYPE_CHECKING:
     from power_fleet.engine import Engine
@@ -158,11 +158,8 @@ async def _keep_writing(path: Path, registry: CollectorRegistry) -> None:
 
 def write_metrics(path: Path, registry: CollectorRegistry) -> None:
     """Write a file that others may read, whole or not at all. Raises StorageError."""
-    try:
-        write_to_textfile(str(path), registry)
-        path.chmod(0o644)
-    except OSError as error:
-        raise StorageError(path, f"metrics cannot be written: {error.strerror or error}") from None
+    with replace_file(path, 0o644) as file:
+        file.write(generate_latest(registry))
 
 
 # --- The stream and the engine

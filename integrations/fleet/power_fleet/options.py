@@ -11,7 +11,6 @@ import contextlib
 import functools
 import logging
 import os
-import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
@@ -19,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from power_fleet.discovery import HUB_VARIABLE, find_hub
 from power_fleet.errors import WrongOptions
+from power_fleet.limits import ONCE_SECONDS
 from power_manager import (
-    DB_PATH,
     CommandParser,
     InvalidValue,
+    StopSignals,
     parse_count,
     parse_duration,
     shown_json,
@@ -39,11 +39,12 @@ SERVER_GROUP = "beside the stream and the engine"
 QUESTION_GROUP = "questions to the engine"
 OPERATOR_GROUP = "for operators"
 
-DB_VARIABLE = "POWER_MANAGER_DB"
 NATS_VARIABLE = "POWER_FLEET_NATS"
 ENGINE_VARIABLE = "POWER_FLEET_CLICKHOUSE"
 USERS_VARIABLE = "POWER_FLEET_USERS"
 
+# Of `--once`, for commands that send.
+OR_GIVE_UP = f"or with 1 after {ONCE_SECONDS:g} s in which nothing could be sent"
 _OR_A_HUB = "or start a hub on this machine: power-fleet hub --data DIR"
 
 LEAST_WAIT_S = 0.1
@@ -84,19 +85,6 @@ def add_variables(parser: CommandParser) -> None:
     """Name the variables that have no option."""
     text = "the directory of the hub that commands without addresses ask"
     parser.add_variable(HUB_VARIABLE, text, default="that of the hub you started last")
-
-
-def add_db_option(command: CommandParser) -> None:
-    """Add --db: the file of a device."""
-    command.add_setting(
-        "--db",
-        variable=DB_VARIABLE,
-        text="the database",
-        default=Path(DB_PATH),
-        shown_default=f"{DB_PATH} here",
-        type=Path,
-        metavar="PATH",
-    )
 
 
 def add_verbose_option(command: CommandParser) -> None:
@@ -292,24 +280,39 @@ def run_until_signal(work: Coroutine[Any, Any, None]) -> int:
     A thread that is stuck in a dead network does not delay the end: END_SECONDS after the signal
     the process ends as it is. That loses nothing, as kill -9 loses nothing.
     """
-    return asyncio.run(_until_signal(work))
+    stoppable = _Stoppable(work)
+    with StopSignals(stoppable.stop, END_SECONDS) as signals:
+        asyncio.run(stoppable.run())
+    return signals.exit_code
 
 
-async def _until_signal(work: Coroutine[Any, Any, None]) -> int:
-    task = asyncio.ensure_future(work)
-    codes: list[int] = []
+class _Stoppable:
+    """Work of an event loop that another thread may end, before its beginning too."""
 
-    def end(code: int) -> None:
-        if not codes:
-            hard_end = threading.Timer(END_SECONDS, os._exit, [code])
-            hard_end.daemon = True
-            hard_end.start()
-        codes.append(code)
-        task.cancel()
+    def __init__(self, work: Coroutine[Any, Any, None]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._cancel: Callable[[], object] | None = None  # while it runs
+        self._is_stopped = False
 
-    loop = asyncio.get_running_loop()
-    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
-        loop.add_signal_handler(number, end, code)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-    return codes[0] if codes else 0
+    def stop(self, _code: int) -> None:
+        """End it."""
+        with self._lock:
+            self._is_stopped = True
+            if self._cancel is not None:
+                self._cancel()
+
+    async def run(self) -> None:
+        """Return when it has ended; raises what it raises."""
+        task = asyncio.ensure_future(self._work)
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            self._cancel = functools.partial(loop.call_soon_threadsafe, task.cancel)
+            if self._is_stopped:
+                task.cancel()
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        finally:
+            with self._lock:
+                self._cancel = None

@@ -21,7 +21,7 @@ from typing import Any
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from power_fleet import dead, deletions, schema
+from power_fleet import dead, deletions, schema, tables
 from power_fleet.codec import MAX_US, Batch, Deletion, Event, Poison
 from power_fleet.complaints import Complaints
 from power_fleet.decoding import decode
@@ -78,17 +78,17 @@ class Rows:
 # that they may be about, and hours are touched after their readings. A device comes after its
 # meters: its line says which of them are present.
 _FIRST = {
-    "power_deletions": schema.DELETIONS,
-    "power_readings": schema.READINGS,
-    "power_events": schema.EVENTS,
-    "power_meters": schema.METERS,
-    "power_claims": schema.CLAIMS,
+    "power_deletions": tables.DELETIONS,
+    "power_readings": tables.READINGS,
+    "power_events": tables.EVENTS,
+    "power_meters": tables.METERS,
+    "power_claims": tables.CLAIMS,
 }
-_SECOND = {"power_devices": schema.DEVICES}
+_SECOND = {"power_devices": tables.DEVICES}
 _AFTERWARDS = {
-    "power_touched": schema.TOUCHED,
-    "power_lines": schema.LINES,
-    "power_seen": schema.SEEN,
+    "power_touched": tables.TOUCHED,
+    "power_lines": tables.LINES,
+    "power_seen": tables.SEEN,
 }
 
 
@@ -108,7 +108,7 @@ def rows_of(
         for meter in batch.meters:
             claim = (meter.id, batch.device_id)
             if claim not in claimed:
-                rank = schema.FIRST_RANK - batch.sequence
+                rank = tables.FIRST_RANK - batch.sequence
                 rows.claims[claim] = max(rows.claims.get(claim, 0), rank)
     return shards
 
@@ -423,7 +423,7 @@ class Sink:
         row = ["stream", int(fresh * 1e6)]
         await asyncio.to_thread(
             at_once,
-            lambda shard: shard.insert("power_fresh", schema.FRESH, [row]),
+            lambda shard: shard.insert("power_fresh", tables.FRESH, [row]),
             self._engine.shards,
         )
         self._fresh_at = time.monotonic()

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from power_fleet import schema
+from power_fleet import tables
 from power_manager import HOUR_US
 
 EVERY = "1"
@@ -307,11 +307,11 @@ def meters(of: str) -> str:
     return f"""SELECT device_id, meter_id, type, voltage, current_draw, capacity_wh, charge_pct,
   name, updated, active, power_known, alert_level
 FROM (
-  SELECT *, bitShiftRight(revision, {schema.LINE_BITS}) AS line FROM power_meters FINAL
+  SELECT *, bitShiftRight(revision, {tables.LINE_BITS}) AS line FROM power_meters FINAL
   WHERE deleted = 0 AND {of} AND (device_id, meter_id) NOT IN ({_RETIRED_METERS})
 ) AS meters
 ANY LEFT JOIN (
-  SELECT device_id, bitShiftRight(revision, {schema.LINE_BITS}) AS device_line
+  SELECT device_id, bitShiftRight(revision, {tables.LINE_BITS}) AS device_line
   FROM power_devices FINAL WHERE deleted = 0 AND {of}
 ) AS devices USING (device_id)
 WHERE line >= device_line ORDER BY device_id, position"""
@@ -371,9 +371,9 @@ def _deleted(table: str, columns: Mapping[str, str], version: str, where: str) -
 WHERE {where} AND deleted = 0 AND {version} < %(revision)s"""
 
 
-DELETE_READINGS = _deleted("power_readings", schema.READINGS, "generation", _IN_RANGE)
-DELETE_EVENTS = _deleted("power_events", schema.EVENTS, "generation", _OF_DEVICE)
-DELETE_METERS = _deleted("power_meters", schema.METERS, "revision", _OF_METER)
-DELETE_DEVICE = _deleted("power_devices", schema.DEVICES, "revision", _OF_DEVICE)
+DELETE_READINGS = _deleted("power_readings", tables.READINGS, "generation", _IN_RANGE)
+DELETE_EVENTS = _deleted("power_events", tables.EVENTS, "generation", _OF_DEVICE)
+DELETE_METERS = _deleted("power_meters", tables.METERS, "revision", _OF_METER)
+DELETE_DEVICE = _deleted("power_devices", tables.DEVICES, "revision", _OF_DEVICE)
 TOUCH_DELETED = f"""SELECT DISTINCT device_id, hour, toUInt64(1) AS touches
 FROM power_readings WHERE {_IN_RANGE} AND deleted = 1"""

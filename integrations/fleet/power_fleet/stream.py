@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import random
 import re
+import socket
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -31,9 +33,10 @@ from nats.js.errors import NotFoundError
 
 from power_fleet.errors import FleetError, WrongOptions
 from power_fleet.errors import Refused as Refused  # power_billing takes it from here
-from power_fleet.keys import Key, read_key
+from power_fleet.keys import Key, read_key, warn_once
 from power_fleet.limits import DEVICE_MESSAGES
 from power_fleet.subjects import CONSUMER, STREAM, SUBJECT
+from power_manager import open_secret
 
 if TYPE_CHECKING:
     from power_fleet.discovery import Addresses
@@ -53,6 +56,7 @@ LEAST_NATS = (2, 12)  # from here on a server refuses requests that it does not 
 _INVALID_JSON = 10025  # the server's number for a request with a field that it does not know
 # What goes wrong with a server, or on the way to it, and may be over at the next attempt.
 NATS_FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
+_OTHER_NUMBERS = (ssl.SSLError, socket.gaierror)  # whose errno is not the system's
 _log = logging.getLogger("power_fleet")
 
 
@@ -79,6 +83,13 @@ class LoginRefused(FleetError, ConnectionError):
 
     def __init__(self, urls: str, reasons: str) -> None:
         super().__init__(f"{urls}: the login is refused: {reasons}")
+
+
+def _told(error: Exception) -> str:
+    """An error of connecting as a person reads it: one of the system without its number."""
+    if isinstance(error, OSError) and error.errno and not isinstance(error, _OTHER_NUMBERS):
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__
 
 
 def _is_login_refused(complaints: Iterable[str]) -> bool:
@@ -136,7 +147,8 @@ class Nats:
         """What the password's file holds now."""
         if self.password_file is None:
             return None
-        return self.password_file.read_text(encoding="utf-8").strip()
+        with open_secret(self.password_file, warn_once) as file:
+            return file.read().strip()
 
     def key(self) -> Key | None:
         """What the key's file holds now."""
@@ -176,9 +188,10 @@ class Nats:
         complaints: dict[str, None] = {}  # each once, in their order
 
         async def log_error(error: Exception) -> None:
-            text = str(error) or type(error).__name__
+            text = _told(error)
             complaints[text] = None
-            _log.log(logging.DEBUG if text in self._said else logging.WARNING, "NATS: %s", text)
+            level = logging.DEBUG if text in self._said else logging.WARNING
+            _log.log(level, "%s: %s", self.urls, text)
             self._said.add(text)
 
         connection = Client()

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 
-from power_fleet import schema
+from power_fleet import tables
 from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, named_parts
 from power_fleet.stream import Backoff
 from power_manager import DAY_US, HOUR_US, SECOND_US, from_microseconds
@@ -190,7 +190,7 @@ def _look(shard: Shard, silent_us: int) -> list[Alarm]:
     changes = changes_of(_known(shard, present), present, fresh)
     if changes:
         rows = [[a.device_id, a.kind, a.at, a.note, a.cleared] for a in changes]
-        shard.insert("power_alarms", schema.ALARMS, rows)
+        shard.insert("power_alarms", tables.ALARMS, rows)
     return changes
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos_common import same
-from power_fleet import cli, schema
+from power_fleet import cli, tables
 from power_fleet.codec import Batch, encode
 from power_fleet.decoding import decode
 from power_fleet.engine import Engine, Shard
@@ -43,7 +43,7 @@ def emptied(urls: list[str]) -> list[str]:
     """The same engine, whose tables are there, with all but the number of its shard deleted."""
     for shard in Engine(urls).shards:
         filled = {row["table"] for row in shard.select(FILLED)}
-        for name in filled & schema.TABLES.keys() - {"power_shard"}:
+        for name in filled & tables.TABLES.keys() - {"power_shard"}:
             shard.do(f"TRUNCATE TABLE {name}")
     return urls
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from fleet_harness import emptied
 from pipeline import until
-from power_fleet import cli, schema, watch
+from power_fleet import cli, watch
 from power_fleet.commands_alarms import _follow, _line
 from power_fleet.engine import Engine, EngineError, Shard
+from power_fleet.tables import FRESH, LINES, RETIRED, SEEN
 from power_fleet.watch import (
     CALM_US,
     CLONED,
@@ -193,21 +194,21 @@ class Tables:
     def fresh(self, at: int) -> None:
         """The sinks have stored all until then."""
         for shard in self.engine.shards:
-            shard.insert("power_fresh", schema.FRESH, [["stream", at]])
+            shard.insert("power_fresh", FRESH, [["stream", at]])
 
     def opened(self, device_id: str, number: int, at: int, file_id: str = "f", of: int = 0) -> None:
         """A line begins."""
         row = (device_id, number, file_id, at, of, "1", "")
-        self._insert(device_id, "power_lines", schema.LINES, *row)
+        self._insert(device_id, "power_lines", LINES, *row)
         self.seen(device_id, number, at, file_id, of)
 
     def seen(self, device_id: str, number: int, at: int, file_id: str = "f", of: int = 0) -> None:
         """Something of a line comes."""
-        self._insert(device_id, "power_seen", schema.SEEN, device_id, number, file_id, of, at)
+        self._insert(device_id, "power_seen", SEEN, device_id, number, file_id, of, at)
 
     def retired(self, device_id: str, at: int, flag: int = 1) -> None:
         """An operator retires a device, or takes it back."""
-        self._insert(device_id, "power_retired", schema.RETIRED, device_id, "", flag, at, "")
+        self._insert(device_id, "power_retired", RETIRED, device_id, "", flag, at, "")
 
     def look(self) -> list[tuple[str, str, bool]]:
         """Look; device, kind and whether it is over, of each change."""
@@ -327,9 +328,9 @@ def test_a_device_that_begins_without_end_holds_up_nobody(tables: Tables) -> Non
     shard = tables.shard("a")
     many = 5 * watch.LINES
     lines = [["a", n, "f", NOW + n, n, "1", ""] for n in range(1, many + 1)]
-    shard.insert("power_lines", schema.LINES, lines)
-    shard.insert("power_seen", schema.SEEN, [["a", n, "f", n, NOW + n] for n in range(1, many + 1)])
-    shard.insert("power_lines", schema.LINES, [["b", 9, "f", NOW, 0, "1", ""]])
+    shard.insert("power_lines", LINES, lines)
+    shard.insert("power_seen", SEEN, [["a", n, "f", n, NOW + n] for n in range(1, many + 1)])
+    shard.insert("power_lines", LINES, [["b", 9, "f", NOW, 0, "1", ""]])
     found = watch._lines(shard, ["b", "a"])
     assert [one.line for one in found] == [*range(many - watch.LINES + 1, many + 1), 9]
     assert {one.seen - one.opened for one in found} == {0}

@@ -11,7 +11,7 @@ import pytest
 from chaos_common import same
 from fleet_harness import HOUR, NOW, Clock, carry, queried, random_device, same_json
 from power_fleet import fleet as fleet_module
-from power_fleet import history, schema
+from power_fleet import history, tables
 from power_fleet.engine import Engine
 from power_fleet.fleet import Answer, Fleet
 from power_fleet.hours import close_hours
@@ -353,7 +353,7 @@ def test_hours_whose_readings_were_deleted_do_not_hold_up_the_others(
     for seed in (8, 9):
         carry(make(seed), engine)
     for shard in engine.shards:
-        shard.insert("power_touched", schema.TOUCHED, [["gone", NOW_US // 3_600_000_000 - 30, 1]])
+        shard.insert("power_touched", tables.TOUCHED, [["gone", NOW_US // 3_600_000_000 - 30, 1]])
     close_hours(engine, NOW_US)
     assert (
         queried(engine, "SELECT DISTINCT device_id FROM power_hourly WHERE device_id = 'gone'")

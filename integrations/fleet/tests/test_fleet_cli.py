@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import graphlib
 import json
 import os
 import re
@@ -16,6 +19,7 @@ from fleet_harness import INTEGRATION, carry, emptied, run_command
 from hub_process import running_hub
 from power_fleet import cli
 from power_fleet.engine import Engine
+from power_fleet.options import _Stoppable
 
 from power_manager import PowerManager, settings_table
 
@@ -146,8 +150,14 @@ def test_errors_are_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["forward", "--interval", "0"], "argument --interval: expected a duration from 0.1s to 1d, got '0'"),
-        (["forward", "--interval", "nan"], "expected a duration such as 90s, 15m, 1h30m or 7d, got 'nan'"),
+        (
+            ["forward", "--interval", "0"],
+            "argument --interval: expected a duration from 0.1s to 1d, got '0'",
+        ),
+        (
+            ["forward", "--interval", "nan"],
+            "expected a duration such as 90s, 15m, 1h30m or 7d, got 'nan'",
+        ),
         (["sink", "--max-wait", "-1"], "expected a duration such as"),
         (["stream", "--max-bytes", "-1"], "expected a whole number of at least 1, got '-1'"),
         (["stream", "--replicas", "0"], "expected a whole number of at least 1"),
@@ -157,7 +167,10 @@ def test_errors_are_one_line(
         (["energy", "--days", "0"], "expected a whole number of at least 1, got '0'"),
         (["forward", "--intervl", "5"], "unknown option --intervl: did you mean --interval?"),
         (["forwrad"], "unknown command 'forwrad': did you mean forward?"),
-        (["hub", "--data", "d", "--nats-port", "65536"], "expected a whole number from 0 to 65535, got '65536'"),
+        (
+            ["hub", "--data", "d", "--nats-port", "65536"],
+            "expected a whole number from 0 to 65535, got '65536'",
+        ),
         (["hub"], "the following arguments are required: --data"),
         (["dead"], "usage: "),
         (["dead", "lst"], "unknown command 'lst': did you mean list?"),
@@ -218,7 +231,9 @@ def test_a_report_of_nobody(old_urls: list[str], capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("sig", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"]
+    ("sig", "code"),
+    [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)],
+    ids=["SIGTERM", "SIGHUP", "Ctrl-C"],
 )
 @pytest.mark.parametrize("command", ["forward", "sink", "close"])
 def test_a_signal_ends_it_with_nothing_there(
@@ -272,6 +287,23 @@ options.run_until_signal(work())
             process.kill()
 
 
+def test_a_signal_before_the_work_begins_ends_it_too() -> None:
+    """It is not begun; one that comes after its end does nothing."""
+    did: list[str] = []
+
+    async def work() -> None:
+        did.append("began")
+
+    stoppable = _Stoppable(work())
+    stoppable.stop(0)
+    asyncio.run(stoppable.run())
+    assert did == []
+    stoppable = _Stoppable(work())
+    asyncio.run(stoppable.run())
+    stoppable.stop(0)
+    assert did == ["began"]
+
+
 @pytest.fixture
 def one_device(new_urls: list[str], tmp_path: Path) -> list[str]:
     """An engine with one device of one meter, as options of the command line."""
@@ -290,8 +322,14 @@ def one_device(new_urls: list[str], tmp_path: Path) -> list[str]:
     ("arguments", "lines"),
     [
         (["budget"], ["device  load W  ", r"edge-1 +2.00 +0 +-2.00 +70% "]),
-        (["latest"], ["meter +type +state ", r"edge-1/Pack +battery +normal +70% +2.00 +4.00 +0.50 "]),
-        (["energy", "--days", "2"], ["UTC day +site +type +out Wh +in Wh", r"hall +battery +[\d.]+ +0"]),
+        (
+            ["latest"],
+            ["meter +type +state ", r"edge-1/Pack +battery +normal +70% +2.00 +4.00 +0.50 "],
+        ),
+        (
+            ["energy", "--days", "2"],
+            ["UTC day +site +type +out Wh +in Wh", r"hall +battery +[\d.]+ +0"],
+        ),
         (["silent", "--for", "0"], ["device +last seen +silent for", r"edge-1  20\d\d-"]),
         (["silent", "--for", "70000d"], ["no device is silent"]),
         (["latest", "nobody"], ["no meters yet"]),
@@ -342,3 +380,16 @@ def test_a_forwarder_loads_no_clickhouse_client() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=False).returncode == 0
     )
+
+
+def test_modules_import_one_way() -> None:
+    """No module needs one that needs it, for its types neither."""
+    sources = {file.stem: file for file in (INTEGRATION / "power_fleet").glob("*.py")}
+    needed: dict[str, set[str]] = {name: set() for name in sources}
+    for name, file in sources.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                words = [f"{node.module}.{alias.name}".split(".") for alias in node.names]
+                needed[name] |= {word[1] for word in words if word[0] == "power_fleet"}
+    assert needed["schema"] >= {"engine", "tables"}
+    graphlib.TopologicalSorter(needed).prepare()  # raises CycleError

@@ -61,9 +61,21 @@ devices = st.builds(
     counts,
 )
 meters = st.builds(
-    Meter, ids, whole, meter_types, st.none() | any_text, quantities, electrical, electrical, electrical,
-    st.none() | times, st.booleans(), st.booleans(), st.sampled_from([level.value for level in AlertLevel]), counts,
-)  # fmt: skip
+    Meter,
+    ids,
+    whole,
+    meter_types,
+    st.none() | any_text,
+    quantities,
+    electrical,
+    electrical,
+    electrical,
+    st.none() | times,
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([level.value for level in AlertLevel]),
+    counts,
+)
 deletions = st.builds(
     Deletion,
     counts,

@@ -94,7 +94,8 @@ def test_readings_recorded_in_place_of_deleted_ones_stay(
     assert_equal(pm, engine, urls, clock)
     rows = queried(
         engine,
-        "SELECT DISTINCT voltage FROM power_readings FINAL WHERE deleted = 0 AND meter_id = %(meter)s",
+        "SELECT DISTINCT voltage FROM power_readings FINAL "
+        "WHERE deleted = 0 AND meter_id = %(meter)s",
         meter=meter.id,
     )
     assert rows == [(5.0,)]

@@ -1,4 +1,4 @@
-"""How commands find a hub: the one that was started last, one that starts, and one that has ended."""
+"""How commands find a hub: the one started last, one that starts, and one that has ended."""
 
 from __future__ import annotations
 

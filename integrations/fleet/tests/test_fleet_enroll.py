@@ -22,6 +22,8 @@ from power_fleet.enroll import (
     DEVICE,
     HUB,
     OPERATOR,
+    SINK,
+    check_ids,
     enroll,
     make_file,
     reload_server,
@@ -62,7 +64,7 @@ def test_a_key_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_key(tmp_path / "key", key, "edge\n-001")
     assert read_key(tmp_path / "key") == key
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
-    with pytest.raises(StorageError, match="may be a key in use"):
+    with pytest.raises(StorageError, match="a key already, which may be in use: move it away"):
         write_key(tmp_path / "key", make_key(), "edge-001")
     assert read_key(tmp_path / "key") == key
 
@@ -124,6 +126,26 @@ def test_a_device_belongs_to_one_key(path: Path) -> None:
     assert path.read_bytes() == before
     new = enroll(path, ["a"], make_key().public, again=True)
     assert [user.public for user in users(path) if user.ids == ("a",)] == [new.public]
+
+
+def test_again_is_for_who_is_enrolled(path: Path) -> None:
+    """A mistyped id would else leave the lost key in force; the nearest one is named, and the file
+    stays as it was.
+    """
+    enroll(path, ["edge-001"], make_key().public)
+    before = path.read_bytes()
+    with pytest.raises(NotFound, match=r"no device 'edge-01' is enrolled in .*: did you mean edge"):
+        enroll(path, ["edge-01"], make_key().public, again=True)
+    with pytest.raises(NotFound, match=r"no device 'x' is .*: leave out --again to enroll it"):
+        enroll(path, ["x"], make_key().public, again=True)
+    with pytest.raises(NotFound, match="no sink 'edge-001' is enrolled"):
+        enroll(path, ["edge-001"], make_key().public, role=SINK, again=True)
+    with pytest.raises(NotFound, match="no device 'x'"):
+        check_ids(path, ["x"], again=True)
+    assert path.read_bytes() == before
+    with pytest.raises(NotFound, match="no device 'x'"):
+        enroll(path.parent / "new.conf", ["x"], make_key().public, again=True)
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_who_is_not_enrolled_cannot_be_revoked(path: Path) -> None:
@@ -234,6 +256,37 @@ def test_a_key_that_nobody_may_use_is_not_left_behind(
     )
     assert "give --again" in capsys.readouterr().err
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_key_is_replaced_and_the_text_says_so(
+    tmp_path: Path, path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in the way is named first: that it is enrolled, then its old key's file."""
+    monkeypatch.chdir(tmp_path)
+
+    def shown(*arguments: str) -> str:
+        run_command("enroll", "edge-001", "--users", str(path), *arguments)
+        printed = capsys.readouterr()
+        return (printed.out + printed.err).partition("\n")[0]
+
+    assert shown("--again") == (
+        f"power-fleet: no device 'edge-001' is enrolled in {path}: leave out --again to enroll it"
+    )
+    assert shown() == "edge-001 is enrolled; its key: edge-001.key"
+    assert shown() == (
+        "power-fleet: 'edge-001' is enrolled already: give --again to replace its key"
+    )
+    assert shown("--again") == (
+        "power-fleet: edge-001.key: there is a key already, which may be in use: "
+        "move it away, or name another file"
+    )
+    assert shown("--again", "--key-out", "new.key") == (
+        "edge-001 is enrolled with a new key, and the old one is revoked; its key: new.key"
+    )
+    new = read_key(tmp_path / "new.key").public
+    assert [user.public for user in users(path)] == [new]
+    assert shown("--again", "--public-key", new) == "edge-001 is enrolled with the key that it had"
+    assert sorted(os.listdir(tmp_path)) == ["devices.conf", "edge-001.key", "new.key"]
 
 
 def test_wrong_usage_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

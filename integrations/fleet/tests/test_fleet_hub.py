@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from chaos_common import same
+from fleet_harness import INTEGRATION
 from hub_process import (
     GRACE_S,
     HubProcess,
@@ -30,7 +31,7 @@ from hub_process import (
     running_hub,
     send_to,
 )
-from power_fleet import hub
+from power_fleet import cli, hub
 from power_fleet.fleet import Fleet
 from power_fleet.nats_server import NatsServer
 from power_fleet.stream import Backoff
@@ -260,26 +261,35 @@ def test_a_full_disk_loses_nothing_and_needs_no_hand(small_disk: Path, tmp_path:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for another name than this machine's, which is its own authority, and its
-    key.
+    key: by the command that the help has.
     """
     home = tmp_path_factory.mktemp("tls")
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    command += ["-subj", "/CN=hub", "-addext", "subjectAltName=DNS:hub.example.com,IP:127.0.0.1"]
-    files = home / "hub.pem", home / "hub-key.pem"
-    command += ["-out", str(files[0]), "-keyout", str(files[1])]
-    subprocess.run(command, check=True, capture_output=True)
-    return files
+    subprocess.run(
+        openssl_command().replace("IP:192.0.2.1", "DNS:hub.example.com,IP:127.0.0.1"),
+        shell=True,
+        check=True,
+        capture_output=True,
+        cwd=home,
+    )
+    return home / "hub.pem", home / "hub-key.pem"
+
+
+def openssl_command() -> str:
+    """The command of `power-fleet hub --help` that makes a certificate."""
+    text = cli.make_parser().commands["hub"].format_help()
+    return text[text.index("  openssl ") :].strip()
+
+
+def test_the_readme_makes_the_same_certificate() -> None:
+    """Word for word."""
+    readme = (INTEGRATION / "README.md").read_text(encoding="utf-8")
+    block = readme[readme.index("openssl req") :].partition("```")[0]
+    assert block.split() == openssl_command().split()
+
+
+def test_the_key_of_a_certificate_is_private(certificate: tuple[Path, Path]) -> None:
+    """Nobody else on the machine may read it."""
+    assert certificate[1].stat().st_mode & 0o077 == 0
 
 
 def test_devices_elsewhere_need_a_key(tmp_path: Path, certificate: tuple[Path, Path]) -> None:

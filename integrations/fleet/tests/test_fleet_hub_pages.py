@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import socket
 import subprocess
 import sys
@@ -11,12 +13,14 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from fleet_harness import NOW
+from fleet_harness import NOW, run_command
 from hub_process import GRACE_S, HubProcess, device, is_gone, readings_of, running_hub, send_to
-from power_fleet import demo, read
+from power_fleet import demo, demo_removal, read
 from power_fleet.discovery import HUB_VARIABLE
-from power_fleet.errors import Refused
+from power_fleet.errors import FleetError, Refused
 from power_fleet.fleet import Fleet
+from power_fleet.stream import Nats
+from power_fleet.subjects import STREAM
 from servers import eventually
 
 # --- Pages
@@ -132,3 +136,76 @@ def test_a_made_up_fleet_goes_on_measuring(tmp_path: Path) -> None:
     first = packs("first")
     assert len(first) == 3
     assert first == packs("second")
+
+
+# --- And gone again
+
+
+def devices_of(hub: HubProcess) -> set[str]:
+    """The ids that `power-fleet devices` lists."""
+    listed = hub.run("devices", "--json")
+    assert listed.returncode == 0, listed.stderr
+    return {one["device_id"] for one in json.loads(listed.stdout)}
+
+
+def test_a_made_up_fleet_is_taken_away(one_hub: HubProcess) -> None:
+    """By the command that the demo prints at its end; devices that a demo has not made stay,
+    whatever they are called.
+    """
+    pm = device(one_hub.data.parent / "like.db", "demo-9999")
+    send_to(one_hub, pm)
+    pm.close()
+    eventually(lambda: readings_of(one_hub, "demo-9999") == 60)
+    sent = one_hub.run("demo", "--devices", "12", "--once")
+    assert sent.returncode == 0, sent.stderr
+    assert sent.stderr.endswith(
+        "\npower-fleet: 12 made-up devices stay in the fleet: "
+        "`power-fleet demo --remove` deletes what a demo has sent\n"
+    )
+    made = "12 made-up devices (demo-0001 to demo-0012)"
+    refused = one_hub.run("demo", "--remove")  # waits for what is on its way, and asks
+    assert refused.returncode == 1
+    question = f"power-fleet: Delete everything of {made} from the fleet? "
+    assert refused.stderr == f"{question}There is no terminal to ask: give --yes\n"
+    before = devices_of(one_hub)
+    removed = one_hub.run("demo", "--remove", "--yes")
+    assert (removed.returncode, removed.stderr) == (0, "")
+    assert removed.stdout == f"everything of {made} is deleted\n"
+    after = devices_of(one_hub)
+    assert before - after == {f"demo-{number:04}" for number in range(1, 13)}
+    assert "demo-9999" in after
+    assert readings_of(one_hub, "demo-0001") == 0
+    again = one_hub.run("demo", "--remove", "--yes")
+    assert (again.returncode, again.stdout) == (0, "no made-up devices: nothing was changed\n")
+
+
+def test_what_is_not_stored_yet_is_waited_for(nats: Nats) -> None:
+    """What has been sent of a made-up device would bring it back; another's does not matter."""
+
+    async def work() -> None:
+        connection = await nats.connect("test")
+        js = connection.jetstream()
+        await js.publish("power.fleet.demo-x", b"another's", stream=STREAM)
+        await demo_removal.await_stored(nats, 0.5)
+        await js.publish("power.fleet.demo-0001", b"one", stream=STREAM)
+        with pytest.raises(FleetError, match=r"made-up devices are not stored yet \(1\)"):
+            await demo_removal.await_stored(nats, 0.5)
+        await connection.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--remove", "--devices", "3"], "leave out --devices, --once"),
+        (["--remove", "--once"], "leave out --devices, --once"),
+        (["--yes"], "--yes: give it together with --remove"),
+    ],
+)
+def test_removing_takes_no_options_of_sending(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would mean nothing, and --yes nothing without it."""
+    assert run_command("demo", *arguments) == 2
+    assert message in capsys.readouterr().err

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fleet_harness import HOUR, Clock, carry, emptied
 from pipeline import quick
-from power_fleet import cli, schema, sql
+from power_fleet import cli, sql, tables
 from power_fleet import keep as keep_module
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
@@ -87,14 +87,14 @@ def test_what_is_older_goes_and_what_is_not_stays(engine: Engine) -> None:
     shard = engine.shards[0]
     old, new = 1_000_000_000_000_000, int(FUTURE * 1e6)
     rows = [["a", "m", at, 1.0, 1.0, 1.0, 0, 1, 0] for at in (old, new)]
-    shard.insert("power_readings", schema.READINGS, rows)
+    shard.insert("power_readings", tables.READINGS, rows)
     keep(engine, readings_days=7, clock=Clock(FUTURE))
     shard.do("OPTIMIZE TABLE power_readings FINAL")
     assert readings(engine) == 1
     assert "toIntervalDay(8)" in definition(engine, "power_readings")
     assert "TTL" not in definition(engine, "power_hourly")
     keep(engine, readings_days=0, clock=Clock(FUTURE))
-    shard.insert("power_readings", schema.READINGS, rows)
+    shard.insert("power_readings", tables.READINGS, rows)
     shard.do("OPTIMIZE TABLE power_readings FINAL")
     assert readings(engine) == 2
 
@@ -148,7 +148,7 @@ def test_what_came_too_late_is_said_once(
     """By whoever closes hours; not again until there is more."""
     keep(engine, readings_days=30, clock=clock)
     hour = int((FUTURE - 40 * DAY) // HOUR)
-    engine.shards[0].insert("power_touched", schema.TOUCHED, [["edge-1", hour, 1]])
+    engine.shards[0].insert("power_touched", tables.TOUCHED, [["edge-1", hour, 1]])
     with caplog.at_level(logging.WARNING, "power_fleet"):
         asyncio.run(keep_closing(engine, 0.01, quick(), clock, once=True))
     (record,) = caplog.records

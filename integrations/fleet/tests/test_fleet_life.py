@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from chaos_common import same
 from fleet_harness import NOW, SEQUENCES, Clock, batches_of, carry, emptied, queried
-from power_fleet import __version__, cli, schema
+from power_fleet import __version__, cli, tables
 from power_fleet.codec import Batch
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
@@ -78,8 +78,8 @@ def one(engine: Engine, device_id: str) -> FleetDevice:
 def rows_left(engine: Engine, device_id: str) -> dict[str, int]:
     """How many rows of each table name the device; none where there are none."""
     counts = {}
-    for table in schema.TABLES:
-        if "device_id" in schema.TABLES[table].columns:
+    for table in tables.TABLES:
+        if "device_id" in tables.TABLES[table].columns:
             sql = f"SELECT toInt64(count()) FROM {table} WHERE device_id = %(device)s"
             ((count,),) = queried(engine, sql, device=device_id)
             counts[table] = int(count)
@@ -315,7 +315,7 @@ def test_the_commands(
 
 def noticed(engine: Engine, at: float) -> tuple[str, ...]:
     """What is noticed of the device, as the stream was then."""
-    engine.shards[0].insert("power_fresh", schema.FRESH, [["stream", int(at * 1e6)]])
+    engine.shards[0].insert("power_fresh", tables.FRESH, [["stream", int(at * 1e6)]])
     look(engine)
     return one(engine, "edge-1").alarms
 

@@ -250,7 +250,8 @@ def test_any_life_ends_as_the_model_says(lives: Lives, new_urls: list[str]) -> N
 def assert_as_modelled(engine: Engine, fleet: Fleet, model: Model) -> None:
     """The engine is what the model says."""
     rows = engine.select(
-        "SELECT meter_id, at, voltage, current_draw, charge_pct FROM power_readings FINAL WHERE deleted = 0"
+        "SELECT meter_id, at, voltage, current_draw, charge_pct "
+        "FROM power_readings FINAL WHERE deleted = 0"
     )
     assert {
         (row["meter_id"], row["at"]): (row["voltage"], row["current_draw"], row["charge_pct"])

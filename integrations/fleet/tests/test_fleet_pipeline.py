@@ -265,9 +265,9 @@ def test_poison_of_any_kind_is_buried(nats: Nats, engine: Engine) -> None:
         [1],
     ]
     long = [["n"], [""], [10**400], [None], [None], [None], [1], [1]]
-    text = [json.dumps({"v": 2, "device_id": "edge-1", "file_id": "f", "number": 0, "line": 1, "max_gap": 1,
-                        "generation": 0, **part}) for part in
-            ({"meters": row}, {"devices": long})]  # fmt: skip
+    head = {"v": 2, "device_id": "edge-1", "file_id": "f", "number": 0, "line": 1}
+    head |= {"max_gap": 1, "generation": 0}
+    text = [json.dumps({**head, **part}) for part in ({"meters": row}, {"devices": long})]
     good = Batch("edge-1", 1, 0, [Reading("m", 1, 1.0, 1.0, 1.0)])
 
     async def run() -> list[Letter]:

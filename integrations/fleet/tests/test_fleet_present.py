@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from chaos_common import same
 from fleet_harness import HOUR, NOW, Clock, carry, random_device, same_json
-from power_fleet import schema, sql
+from power_fleet import sql, tables
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
 from power_fleet.hours import close_hours
@@ -46,7 +46,7 @@ def retire(
     """As `power-fleet retire` stores it."""
     shard = engine.shards[engine.shard_of(device_id)]
     row = [device_id, meter_id, 0 if taken_back else 1, at, "edge-2"]
-    shard.insert("power_retired", schema.RETIRED, [row])
+    shard.insert("power_retired", tables.RETIRED, [row])
 
 
 def total_out(fleet: Fleet) -> float:
@@ -121,7 +121,8 @@ def test_a_retired_device_is_in_no_present_answer(
     assert fleet.budget().value == {}
     assert fleet.budget([ID, "nobody"]).value == {
         ID: {
-            "error": "device_id: 'edge-1' is retired since 2026-09-21T14:13:20.000000+00:00, replaced by 'edge-2'"
+            "error": "device_id: 'edge-1' is retired since 2026-09-21T14:13:20.000000+00:00, "
+            "replaced by 'edge-2'"
         },
         "nobody": {
             "error": "device_id: no device has the id 'nobody': none of that id has been forwarded"

@@ -18,7 +18,7 @@ import pytest
 from fleet_harness import Clock, carry, queried, random_device
 from nats.errors import NoServersError
 from power_fleet import engine as engine_module
-from power_fleet import schema
+from power_fleet import schema, tables
 from power_fleet.engine import Connection, Engine, EngineError, _warn_of_plain_password
 from power_fleet.errors import Refused
 from power_fleet.hours import close_hours
@@ -47,7 +47,7 @@ def test_a_reading_lies_in_its_hour_and_month(every_urls: list[str]) -> None:
     shard = Engine(every_urls).shards[0]
     times = {1_790_000_000_000_000: "202609", 60: "202001", 7_000_000_000_000_000: "210012"}
     rows = [["a", "m", at, None, None, 50.0, 0, 0, 0] for at in times]
-    shard.insert("power_readings", schema.READINGS, rows)
+    shard.insert("power_readings", tables.READINGS, rows)
     found = shard.select("SELECT at, hour FROM power_readings ORDER BY at")
     assert {row["at"]: row["hour"] for row in found} == {at: at // HOUR_US for at in times}
     parts = shard.select(
@@ -241,12 +241,12 @@ def test_an_insert_is_on_the_disk_when_it_returns(tmp_path: Path) -> None:
     strace.
     """
     script = f"""
-from power_fleet import schema
+from power_fleet import schema, tables
 from power_fleet.engine import Engine
 engine = Engine(["chdb://{tmp_path}/engine"])
 schema.create(engine)
 print("stored", flush=True)
-engine.shards[0].insert("power_seen", schema.SEEN, [["edge-1", 1, "f", 0, 1]])
+engine.shards[0].insert("power_seen", tables.SEEN, [["edge-1", 1, "f", 0, 1]])
 """
     trace = tmp_path / "trace"
     command = [

@@ -28,7 +28,7 @@ from power_fleet.stream import Nats, check_server, make_streams
 from power_fleet.subjects import DEAD_STREAM, STREAM, SUBJECT
 from servers import Server, Servers
 
-from power_manager import PowerManager
+from power_manager import PowerManager, StorageError
 
 NAMES = ("operator", "sink", "edge-001", "edge-002")
 
@@ -274,3 +274,31 @@ def test_secrets_stay_secret(tmp_path: Path) -> None:
         Nats("nats://127.0.0.1:4222", "edge-001")
     with pytest.raises(Refused, match="--key-file"):
         Nats("nats://127.0.0.1:4222", "edge-001", tmp_path / "password", key_file=tmp_path / "key")
+
+
+@pytest.mark.parametrize("kind", ["key", "password"])
+def test_secrets_are_for_their_owner(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that everybody can write is refused; one that all can read is warned of, once."""
+    file = tmp_path / kind
+    if kind == "key":
+        write_key(file, make_key(), "edge-001")
+        nats = Nats("nats://127.0.0.1:4222", key_file=file)
+    else:
+        file.write_text("secret\n", encoding="utf-8")
+        nats = Nats("nats://127.0.0.1:4222", "edge-001", file)
+
+    def read() -> object:
+        return nats.key() if kind == "key" else nats.password()
+
+    file.chmod(0o600)
+    assert read()
+    assert caplog.messages == []
+    file.chmod(0o604)
+    assert read() == read()
+    said = f"{file}: every user of this machine can read it (mode 0604): chmod 600 it"
+    assert caplog.messages == [said]
+    file.chmod(0o602)
+    with pytest.raises(StorageError, match="can write it"):
+        read()

@@ -282,12 +282,12 @@ class TestWhatAFleetHas:
 
     def test_an_alarm_stands_until_it_is_cleared(self, pair: Pair, new_urls: list[str]) -> None:
         """With since when, and why."""
-        from power_fleet import schema
+        from power_fleet import tables
 
         engine = Engine(new_urls)
         at = int(NOW * 1e6)
         alarm = ["edge-2", "silent", at, "nothing for 60 min", 0]
-        engine.shards[0].insert("power_alarms", schema.ALARMS, [alarm])
+        engine.shards[0].insert("power_alarms", tables.ALARMS, [alarm])
         (device,) = (
             one
             for one in pair.fleet.get("/v1/fleet/devices", headers=pair.bearer()).json()
@@ -297,7 +297,7 @@ class TestWhatAFleetHas:
             "edge-2",
             [{"kind": "silent", "since": from_microseconds(at), "note": "nothing for 60 min"}],
         )
-        engine.shards[0].insert("power_alarms", schema.ALARMS, [[*alarm[:4], at + 1]])
+        engine.shards[0].insert("power_alarms", tables.ALARMS, [[*alarm[:4], at + 1]])
         found = pair.fleet.get("/v1/fleet/devices", headers=pair.bearer()).json()
         assert not any(one["alarms"] for one in found)
 

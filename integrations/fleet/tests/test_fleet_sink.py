@@ -6,7 +6,7 @@ import random
 
 import pytest
 from fleet_harness import queried
-from power_fleet import deletions, schema, sink
+from power_fleet import deletions, sink, tables
 from power_fleet.codec import DELETIONS, Batch, Deletion, Meter, Poison, Reading, encode
 from power_fleet.decoding import MAX_ROWS, decode
 from power_fleet.engine import Engine
@@ -164,7 +164,7 @@ def test_a_late_message_costs_one_insert_however_much_was_deleted(
         )
         for revision in range(10, 1010)
     ]
-    shard.insert("power_deletions", schema.DELETIONS, deleted)
+    shard.insert("power_deletions", tables.DELETIONS, deleted)
 
     def fail(*arguments: object, **parameters: object) -> None:
         pytest.fail("the engine looks for what a deletion takes")
@@ -201,7 +201,7 @@ def test_a_late_row_is_taken_by_the_latest_deletion_over_it(seed: int) -> None:
         for meter in "mn"
         for at in range(100)
     ]
-    gone = deletions._gone("power_readings", schema.READINGS, rows, {"a": known})
+    gone = deletions._gone("power_readings", tables.READINGS, rows, {"a": known})
     expected = []
     for row in rows:
         over = [
@@ -214,4 +214,4 @@ def test_a_late_row_is_taken_by_the_latest_deletion_over_it(seed: int) -> None:
         if over:
             expected.append(["a", row[1], row[2], None, None, None, 1, max(over), 1])
     assert gone == expected
-    assert deletions._gone("power_readings", schema.READINGS, rows, {"b": known}) == []
+    assert deletions._gone("power_readings", tables.READINGS, rows, {"b": known}) == []

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from fleet_harness import NOW, Clock, carry, emptied, random_device
-from power_fleet import schema
+from power_fleet import tables
 from power_fleet.engine import Engine
 from power_fleet.hours import close_hours
 from power_fleet.read import FleetSource
@@ -144,7 +144,7 @@ def test_a_message_of_too_many_events_hides_no_others(new_urls: list[str]) -> No
         ]  # fmt: skip
 
     flood = [row("a", number, 5) for number in range(PLACES + 10)]
-    engine.shards[0].insert("power_events", schema.EVENTS, [*flood, row("b", 1, 6)])
+    engine.shards[0].insert("power_events", tables.EVENTS, [*flood, row("b", 1, 6)])
     source = FleetSource(lambda: new_urls, settle_seconds=0)
     events = source.events_since(0, limit=3 * PLACES)
     assert len(events) == PLACES
@@ -173,7 +173,7 @@ def test_what_is_retired_is_in_no_list_and_keeps_its_history(
 
     def retire(device_id: str, meter_id: str, retired: int, at: int) -> list[str]:
         row = [device_id, meter_id, retired, at, ""]
-        engine.shards[0].insert("power_retired", schema.RETIRED, [row])
+        engine.shards[0].insert("power_retired", tables.RETIRED, [row])
         clock.now += 60
         return sorted(describe(watcher.look()))
 
@@ -210,11 +210,11 @@ def test_hours_whose_readings_are_gone_are_as_they_were_kept(
     # As `power-fleet schema --keep-readings` stores it, without the engine's own clock, which is
     # another one.
     keep = ["readings", 7, 0, int(NOW * 1e6)]
-    engine.shards[0].insert("power_keep", schema.KEEP, [keep])
+    engine.shards[0].insert("power_keep", tables.KEEP, [keep])
     engine.shards[0].do(
         f"ALTER TABLE power_readings DELETE WHERE hour <= {old} SETTINGS mutations_sync = 1"
     )
     late = ["edge", meter_id, old * HOUR_US + 1, 1.0, 1.0, None, 0, 2**40, 0]
-    engine.shards[0].insert("power_readings", schema.READINGS, [late])
-    engine.shards[0].insert("power_touched", schema.TOUCHED, [["edge", old, 1]])
+    engine.shards[0].insert("power_readings", tables.READINGS, [late])
+    engine.shards[0].insert("power_touched", tables.TOUCHED, [["edge", old, 1]])
     assert source.get_statistics(meter_id, days=30) == before

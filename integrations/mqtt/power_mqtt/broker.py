@@ -6,13 +6,12 @@ import argparse
 import functools
 import ipaddress
 import logging
-import os
 import ssl
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
-from power_manager import CommandParser, parse_duration
+from power_manager import CommandParser, open_secret, parse_duration
 from power_mqtt.errors import Misuse, MqttError
 
 BROKER = "POWER_MQTT_BROKER"  # the variable of the environment
@@ -167,7 +166,7 @@ def add_broker_options(command: CommandParser) -> None:
 
 
 def broker_of(args: argparse.Namespace) -> Broker:
-    """The broker that a command line names. Raises Misuse, MqttError, OSError."""
+    """The broker that a command line names. Raises Misuse, MqttError, StorageError, OSError."""
     address: Address | None = args.broker
     if address is None:
         raise Misuse(
@@ -209,15 +208,12 @@ def broker_of(args: argparse.Namespace) -> Broker:
 
 def _password(path: Path) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open_secret(path, _log.warning) as file:
             password = file.readline().rstrip("\r\n")
-            mode = os.fstat(file.fileno()).st_mode
     except UnicodeDecodeError:
         raise MqttError(f"--password-file {path}: expected text in UTF-8") from None
     if not password:
         raise MqttError(f"--password-file {path}: its first line is empty")
-    if mode & 0o007:
-        _log.warning("%s: every user of this machine can read it: chmod 600", path)
     return password
 
 

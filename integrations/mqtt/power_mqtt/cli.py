@@ -11,7 +11,6 @@ from power_manager import (
     PowerManagerError,
     __version__,
     log_to_stderr,
-    print_error,
     program_name,
     run_program,
 )
@@ -52,9 +51,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.commands[args.command].error(str(error))
         return code
 
-    try:
-        return run_program(program, "power-mqtt", (PowerManagerError,))
-    except ModuleNotFoundError as error:
-        package = (error.name or "a package").partition(".")[0]
-        print_error(f"power-mqtt: {package} is not installed: pip install '.[mqtt]'")
-        return 1
+    return run_program(program, "power-mqtt", (PowerManagerError,), extra="mqtt")

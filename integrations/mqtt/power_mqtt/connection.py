@@ -10,99 +10,47 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import queue
 import random
 import select
-import signal
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.subscribeoptions import SubscribeOptions
-
 from power_mqtt.broker import Broker, said
+from power_mqtt.notices import (
+    END_SECONDS,
+    RECEIVE_WINDOW,
+    WINDOW,
+    Acknowledged,
+    Arrived,
+    Down,
+    Inbox,
+    Notice,
+    Receipt,
+    Ticket,
+    Up,
+    Will,
+)
 
-# With manual_ack: messages that a broker of MQTT 5 sends before it waits for an acknowledgement.
-RECEIVE_WINDOW = 500
-WINDOW = 20  # messages that wait for the broker's acknowledgement at a time
-END_SECONDS = 2.0  # within that time after a signal the program has ended
+try:
+    import paho.mqtt.client as paho
+    from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+    from paho.mqtt.subscribeoptions import SubscribeOptions
+except ModuleNotFoundError as error:
+    # By its name in the registry: "paho" is another package there.
+    raise ModuleNotFoundError(str(error), name="paho-mqtt") from error
+
 _CONNECT_SECONDS = 10.0  # for the broker to greet
 _FIRST_DELAY, _LAST_DELAY = 1.0, 30.0  # seconds between attempts
 _IDLE_SECONDS = 1.0  # paho checks its pings that often
 _SHORT_SECONDS, _SHORT_LIVES = 5.0, 3  # a connection lost so soon, so often in a row, has a reason
 _SAY_AGAIN = 3600.0  # seconds after which the same problem is logged again
 _log = logging.getLogger("power_mqtt")
-
-
-# --- Notices
-
-
-@dataclass(frozen=True)
-class Up:
-    """The broker has greeted; what it still holds of ours is unknown."""
-
-    protocol: str  # "5" or "3.1.1"
-
-
-@dataclass(frozen=True)
-class Down:
-    """The connection has ended, or could not be made."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Acknowledged:
-    """The broker has acknowledged a message, or refused it for a reason."""
-
-    ticket: Ticket
-    refusal: str = ""
-
-
-Receipt = tuple[int, int]  # of a message that came: the connection's number, and its id there
-
-
-@dataclass(frozen=True)
-class Arrived:
-    """A message of a topic that we subscribe to."""
-
-    topic: str
-    payload: bytes
-    is_retained: bool  # it was published before we subscribed
-    receipt: Receipt | None = None  # with manual_ack: what acknowledge() takes, at QoS 1
-    is_repeated: bool = False  # the broker has sent it before, and got no acknowledgement
-
-
-@dataclass(frozen=True)
-class Stop:
-    """The program is to end, with that exit code."""
-
-    code: int
-
-
-Ticket = tuple[int, int]  # the number of the connection, and the message's in it
-Notice = Up | Down | Acknowledged | Arrived | Stop
-Inbox = queue.SimpleQueue  # of Notice; its put() is allowed in a signal handler
-
-
-# --- The connection
-
-
-@dataclass(frozen=True)
-class Will:
-    """What the broker publishes, retained, when it loses the connection."""
-
-    topic: str
-    payload: bytes
 
 
 class Connection:
@@ -180,6 +128,10 @@ class Connection:
         session = self._session
         if session is not None:
             session.acknowledge(receipt)
+
+    def listen(self, filters: Sequence[str]) -> None:
+        """Subscribe to these filters from the next connection on."""
+        self._filters = list(filters)
 
     def drop(self, reason: str) -> None:
         """Cut the connection and make a new one; the broker publishes the last will."""
@@ -270,6 +222,7 @@ class _Session:
         self.has_given_reason = False  # the broker has said why
         self._up_at = 0.0
         self._is_cut = False
+        self._filters: list[str] = []  # what was asked for
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
@@ -409,7 +362,7 @@ class _Session:
         self._owner._inbox.put(Up(self._protocol))
 
     def _subscribe(self, client: paho.Client) -> None:
-        filters = self._owner._filters
+        filters = self._filters = self._owner._filters
         if self._protocol == "5":
             client.subscribe([(name, SubscribeOptions(qos=1)) for name in filters])
         else:
@@ -436,7 +389,7 @@ class _Session:
     def _on_subscribe(
         self, client: paho.Client, userdata: object, mid: int, reason_codes: Any, properties: Any
     ) -> None:
-        for name, reason_code in zip(self._owner._filters, reason_codes):
+        for name, reason_code in zip(self._filters, reason_codes):
             if reason_code.is_failure:
                 _log.error(
                     "%s: cannot subscribe to %s: %s", self._owner._broker.url, name, reason_code
@@ -454,48 +407,3 @@ class _Session:
             self._owner._on_message(arrived)
         except Exception:  # noqa: BLE001 - a bad message must not end the connection
             _log.exception("a message could not be taken in")
-
-
-# --- Signals
-
-
-@contextlib.contextmanager
-def stop_on_signals(inbox: Inbox[Notice]) -> Iterator[None]:
-    """Turn SIGTERM, SIGHUP and Ctrl-C into a Stop; exit by force if that takes too long.
-
-    A locked file or a dead network can hold a call up for longer than a supervisor waits. The exit
-    loses nothing: the broker publishes the last will, and the cursor stays where it was.
-    """
-    woken, waker = socket.socketpair()
-    waker.setblocking(False)
-    ended = threading.Event()
-
-    def watch() -> None:
-        # Python runs a signal handler in the main thread, and only after a call that is stuck has
-        # returned. The signal's number is in the socket at once.
-        while numbers := woken.recv(1):
-            code = 130 if numbers[0] == signal.SIGINT else 0
-            inbox.put(Stop(code))
-            if not ended.wait(END_SECONDS * 0.9):
-                os._exit(code)
-
-    before: dict[signal.Signals, Any] = {}
-    is_main = threading.current_thread() is threading.main_thread()
-    watcher = threading.Thread(target=watch, name="power-mqtt end", daemon=True)
-    watcher.start()
-    if is_main:
-        earlier = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
-                before[number] = signal.signal(number, lambda *_: None)
-    try:
-        yield
-    finally:
-        if is_main:
-            signal.set_wakeup_fd(earlier)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        ended.set()
-        waker.close()
-        watcher.join()
-        woken.close()

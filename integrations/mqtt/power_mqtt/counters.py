@@ -303,6 +303,7 @@ class Counters:
                 for device_id in self._devices:
                     self._write(pm, device_id)
                 _drop_others(pm, present)
+                self._reader.save(pm, present)
 
     # --- One device
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ DEFAULT_PREFIX = "homeassistant"
 ORIGIN = "power-mqtt"
 _SUPPORT_URL = "https://blackroad.io"
 _MANUFACTURER = "BlackRoad OS, Inc."
+_PLAIN = re.compile("[A-Za-z0-9-]*")  # letters of an id that stay as they are
 _BIRTH = b"online"  # Home Assistant publishes this when it has started
 _STATES = [state.value for state in PowerState if state != PowerState.UNKNOWN]
 
@@ -42,6 +44,8 @@ def encoded(text: str) -> str:
     >>> encoded("edge-001"), encoded("Büro 2"), encoded("a_b")
     ('edge-001', 'B_C3_BCro_202', 'a_5Fb')
     """
+    if _PLAIN.fullmatch(text):
+        return text
     return "".join(map(_encoded_character, text))
 
 

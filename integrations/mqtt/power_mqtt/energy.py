@@ -4,9 +4,9 @@ In an hour a device uses its energy out less its energy in, over the meters that
 if more went in than out: a battery that is charged from a source without a meter would otherwise
 take back what was used before.
 
-Each sum covers all hours of a meter. They are read once, and from then on only the last ones. The
-file's total, which is compared now and then, shows whether a late reading or a correction has
-changed an older hour.
+Each sum covers all hours of a meter. They are read once, and from then on only the last ones; the
+sums are kept in the file for the next start. The file's total, which is compared at the start and
+then now and then, shows whether a late reading or a correction has changed an older hour.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from power_manager import (
     counted_meters,
     to_microseconds,
 )
+from power_mqtt.sums import DeviceSum, MeterSum, load_sum, save_sums
 
 _RECENT_HOURS = 2  # the hour under way, and the one before it for slightly late readings
 _LEAST_PAUSE_S = 2.0  # seconds between looking back at two meters, at least
@@ -78,7 +79,10 @@ class DeviceEnergy:
 
 @dataclass
 class _Read:
-    """What was read of a device: the hours before `from_us` of all meters but `unread`."""
+    """What was read of a device: the hours before `from_us` of all meters but `unread`.
+
+    is_saved: the sums are from the table; those of `unread` are still to be compared.
+    """
 
     from_us: int
     meters: list[PowerMeter]
@@ -87,6 +91,24 @@ class _Read:
     in_wh: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     net_wh: dict[int, float] = field(default_factory=lambda: defaultdict(float))  # by hour's start
     used_wh: float = 0.0  # of the hours that are not in net_wh any more
+    is_saved: bool = False
+
+    @classmethod
+    def saved(cls, saved: DeviceSum, meters: list[PowerMeter]) -> _Read:
+        """What was saved of a device with these meters."""
+        read = cls(saved.before_us, meters, list(meters), is_saved=True)
+        for meter in saved.meters:
+            read.out_wh[meter.meter_id] = meter.out_wh
+            read.in_wh[meter.meter_id] = meter.in_wh
+        read.used_wh = saved.used_wh
+        return read
+
+    def to_save(self, device_id: str) -> DeviceSum:
+        """The same as a row of the table."""
+        meters = [
+            MeterSum(meter.id, self.out_wh[meter.id], self.in_wh[meter.id]) for meter in self.meters
+        ]
+        return DeviceSum(device_id, self.from_us, self.used_wh, tuple(meters))
 
     def close(self) -> None:
         """Add the hours to the sum, and drop them, once all meters are read."""
@@ -98,9 +120,10 @@ class EnergyReader:
     """Reads the energy of devices from a file: all hours of a meter once, and then the last ones.
 
     read() does it all. To be held up less, call prepare() until it says that a device is ready: it
-    reads one meter at a time, which takes some hundredths of a second for each year. look_back()
-    compares one meter after another with the file's total, in at most 0.2 % of the time, and
-    forgets a device whose older hours have changed.
+    reads one meter at a time, which takes some hundredths of a second for each year, or compares
+    what save() has kept in the file, which takes milliseconds. look_back() compares one meter after
+    another with the file's total, in at most 0.2 % of the time, and forgets a device whose older
+    hours have changed.
 
     clock: returns the time in epoch seconds, as the PowerManager's own does. monotonic: returns
     seconds that only go up, to measure what looking back costs.
@@ -141,14 +164,42 @@ class EnergyReader:
         meters = list(meters)
         known = self._known(device_id, meters)
         if known is None:
-            known = _Read(self._recent_us(), meters, list(meters))
+            known = self._load(pm, device_id, meters) or self._anew(meters)
             self._read[device_id] = known
-        if known.unread:
+        if known.unread and known.is_saved:
+            is_as_read = self._is_as_read(pm, known, known.unread[-1])
+            if is_as_read:
+                known.unread.pop()
+            elif is_as_read is not None:
+                self._read[device_id] = self._anew(meters)
+                return False
+        elif known.unread:
             self._add(pm, known, known.unread[-1], 0, known.from_us)
             known.unread.pop()
             if not known.unread:
                 known.close()
         return not known.unread
+
+    def _anew(self, meters: list[PowerMeter]) -> _Read:
+        return _Read(self._recent_us(), meters, list(meters))
+
+    def _load(self, pm: PowerManager, device_id: str, meters: list[PowerMeter]) -> _Read | None:
+        """What was saved, if it is of the same meters."""
+        saved = load_sum(pm, device_id)
+        if saved is None:
+            return None
+        is_same = [meter.meter_id for meter in saved.meters] == [meter.id for meter in meters]
+        return _Read.saved(saved, meters) if is_same else None
+
+    def save(self, pm: PowerManager, present: Iterable[str]) -> None:
+        """Keep what was read in the file, without devices that are not present.
+
+        Raises StorageError.
+        """
+        present = set(present)
+        ready = {id_: known for id_, known in self._read.items() if not known.unread}
+        rows = [known.to_save(id_) for id_, known in ready.items() if id_ in present]
+        save_sums(pm, rows, present)
 
     def read(self, pm: PowerManager, device_id: str, meters: Iterable[PowerMeter]) -> DeviceEnergy:
         """The energy of a device with these meters now. Raises NotFound if one was deleted."""
@@ -180,20 +231,22 @@ class EnergyReader:
             return
         device_id, meter = self._turns.pop()
         try:
-            if device_id in self._read and not self._is_as_read(pm, self._read[device_id], meter):
+            read = self._read.get(device_id)
+            if read is not None and self._is_as_read(pm, read, meter) is False:
                 del self._read[device_id]
         except NotFound:  # it was deleted in this moment
             del self._read[device_id]
         end = self._monotonic()
         self._next_turn = end + max((end - begin) * _PAUSE_PER_READ, _LEAST_PAUSE_S)
 
-    def _is_as_read(self, pm: PowerManager, known: _Read, meter: PowerMeter) -> bool:
+    def _is_as_read(self, pm: PowerManager, known: _Read, meter: PowerMeter) -> bool | None:
+        """Whether a meter's older hours are what is known; None if that cannot be said now."""
         before = self._recent(pm, known.from_us, meter)
         total = pm.energy_totals(meter.id)
         recent = self._recent(pm, known.from_us, meter)
         if recent != before:
             # Another program is writing. A transaction would hold it up; the meter's turn returns.
-            return True
+            return None
         out_wh = total.energy_out_wh - recent.out_wh - known.out_wh[meter.id]
         in_wh = total.energy_in_wh - recent.in_wh - known.in_wh[meter.id]
         return max(abs(out_wh), abs(in_wh)) < _ROUNDING_WH

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from power_manager import PowerEvent, PowerManager
-from power_mqtt.connection import Ticket
 from power_mqtt.mirror import Publish
+from power_mqtt.notices import Ticket
 from power_mqtt.payloads import event_payload, json_bytes
 from power_mqtt.topics import Topics
 

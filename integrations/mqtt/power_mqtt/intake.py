@@ -16,9 +16,9 @@ from power_manager import (
     from_microseconds,
     printable,
 )
-from power_mqtt.connection import Arrived, Receipt
 from power_mqtt.joining import Joiner, Message, Reading
 from power_mqtt.mapping import Entry, Map, NoMeaning, Source
+from power_mqtt.notices import Arrived, Receipt
 
 MOST_METERS = 1000  # whoever may publish could fill the file with invented meters
 MOST_WAITING = 50_000  # readings that are kept while the file cannot be written

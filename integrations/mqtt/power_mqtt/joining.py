@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from power_mqtt.connection import Receipt
 from power_mqtt.mapping import Entry, Map, Measured, Source
+from power_mqtt.notices import Receipt
 
 
 @dataclass

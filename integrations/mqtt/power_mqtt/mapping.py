@@ -6,6 +6,7 @@ maps are in the folder `maps`.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import re
@@ -15,13 +16,6 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
 from typing import Any
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-import argparse
 
 from power_manager import (
     InvalidValue,
@@ -220,6 +214,11 @@ def load_map(name: str) -> Map:
 
 def parse_map(text: str, where: str) -> Map:
     """A map from its text; errors begin with `where`. Raises MapError."""
+    # Here, because only maps need the package tomli, and that before Python 3.11.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

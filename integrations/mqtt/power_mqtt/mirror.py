@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from power_mqtt.connection import WINDOW, Ticket
+from power_mqtt.notices import WINDOW, Ticket
 
 REFUSED_SECONDS = 300.0  # after which a refused message is tried again
 CONTRADICT_SECONDS = 1.0  # after which another program's message on our topic is corrected

@@ -11,33 +11,29 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from power_manager import (
-    DB_PATH,
     CommandParser,
     InvalidValue,
     PowerManager,
+    StorageError,
     check_text,
     parse_duration,
     parse_number,
 )
 from power_mqtt.broker import add_broker_options, broker_of
-from power_mqtt.connection import (
-    END_SECONDS,
-    Connection,
-    Inbox,
-    Notice,
-    Stop,
-    Will,
-    stop_on_signals,
-)
 from power_mqtt.discovery import DEFAULT_PREFIX as DISCOVERY_PREFIX
 from power_mqtt.errors import MqttError
+from power_mqtt.notices import END_SECONDS, Down, Inbox, Notice, Stop, Will, stop_signals
 from power_mqtt.options import DEFAULT_PREFIX, Options
 from power_mqtt.parts import Rules
 from power_mqtt.payloads import OFFLINE
 from power_mqtt.publisher import ACKNOWLEDGE_SECONDS, POLL_SECONDS, Publisher
 from power_mqtt.topics import parse_prefix
+
+if TYPE_CHECKING:
+    from power_mqtt.connection import Connection
 
 _NOTICES_AT_ONCE = 1000  # then the file's turn comes, however much the broker sends
 
@@ -48,10 +44,15 @@ def run_bridge(publisher: Publisher, connection: Connection, inbox: Inbox[Notice
         for notice in _notices(inbox):
             if isinstance(notice, Stop):
                 _say_goodbye(publisher, connection, inbox)
-                # Last, because a locked file holds it up until stop_on_signals() ends the program.
+                # Last, because a locked file holds it up until stop_signals() ends the program.
                 publisher.end()
                 return notice.code
             publisher.handle(notice)
+            if isinstance(notice, Down):
+                # What was cleared since is listened to as well. A file that cannot be read now is
+                # the next look's trouble.
+                with contextlib.suppress(StorageError):
+                    connection.listen(publisher.filters())
         publisher.tick()
         if publisher.is_stuck():
             connection.drop(f"the broker has acknowledged nothing for {ACKNOWLEDGE_SECONDS:g} s")
@@ -89,10 +90,13 @@ def _run(args: argparse.Namespace) -> int:
         raise MqttError(f"{options.db}: no such file: name the device's file with --db")
     if args.dry_run:
         return _dry_run(options)
+    # Here, because only what connects needs the package paho-mqtt.
+    from power_mqtt.connection import Connection
+
     broker = broker_of(args)
     inbox: Inbox[Notice] = queue.SimpleQueue()
     # durability: a power cut may set the cursor back by some events, which then come twice.
-    with PowerManager(options.db, durability="normal") as pm, stop_on_signals(inbox):
+    with PowerManager(options.db, durability="normal") as pm, stop_signals(inbox):
         publisher = Publisher(pm, options, lambda *message: connection.publish(*message))
         connection = Connection(
             broker,
@@ -151,13 +155,7 @@ def add_command(parser: CommandParser) -> None:
     )
     add_broker_options(command)
     add = command.add_argument
-    command.add_setting(
-        "--db",
-        variable="POWER_MANAGER_DB",
-        default=str(DB_PATH),
-        metavar="PATH",
-        text="the power_manager file",
-    )
+    command.add_database()
     add(
         "--device",
         action="append",

@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable
 
 from power_manager import PowerManager, PowerManagerError, printable
-from power_mqtt.connection import Acknowledged, Arrived, Down, Notice, Up
 from power_mqtt.devices import Devices
 from power_mqtt.discovery import Discovery, Site
 from power_mqtt.energies import Energies
 from power_mqtt.errors import MqttError
 from power_mqtt.events import EventFeed
+from power_mqtt.ghosts import Ghosts
 from power_mqtt.known import KnownTopics, Owner
 from power_mqtt.mirror import Mirror, Publish, Retained
+from power_mqtt.notices import Acknowledged, Arrived, Down, Notice, Up
 from power_mqtt.options import Options
 from power_mqtt.parts import Availability, Look, Part, Said, States, Totals
 from power_mqtt.payloads import OFFLINE, ONLINE
@@ -65,6 +66,7 @@ class Publisher:
         self._wall = wall
         self._topics = options.topics()
         self._known = KnownTopics(pm, options.key)
+        self._ghosts = Ghosts(pm, self._topics, self._known)
         self._cleared: list[str] = []
         self._mirror = Mirror(publish, self._cleared.append)
         self._devices = Devices(pm, options)
@@ -96,11 +98,11 @@ class Publisher:
     # --- What the connection says
 
     def filters(self) -> list[str]:
-        """The broker's topics that the bridge listens to."""
+        """The broker's topics that the bridge listens to. Raises StorageError."""
         filters = [self._options.availability()]
         for part in self.parts:
             filters += part.filters()
-        return filters
+        return filters + self._ghosts.filters()
 
     def handle(self, notice: Notice) -> None:
         """Take a notice of the connection; Stop is the caller's."""
@@ -153,6 +155,9 @@ class Publisher:
                 self._hear_no_more()
             # The last will of an earlier connection can come late, and say that we are offline.
             self._mirror.contradict(own, payload, self._clock())
+            return
+        if self._ghosts.arrived(topic, payload, is_retained):
+            self._look_at_once()
             return
         for part in self.parts:
             if part.arrived(topic, payload, is_retained):
@@ -259,6 +264,7 @@ class Publisher:
         began = time.thread_time()
         if self._is_stale:
             self._read_devices()
+        self._ghosts.clear()
         said = self._said(now)
         new = {topic: one for topic, one in said.items() if not one.is_left}
         self._known.add({topic: one.owner for topic, one in new.items()})

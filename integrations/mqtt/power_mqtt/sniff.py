@@ -14,16 +14,9 @@ from typing import Any
 
 from power_manager import CommandParser, parse_duration, print_error, printable
 from power_mqtt.broker import add_broker_options, broker_of
-from power_mqtt.connection import (
-    Arrived,
-    Connection,
-    Inbox,
-    Notice,
-    Stop,
-    stop_on_signals,
-)
 from power_mqtt.intake import entries_for
 from power_mqtt.mapping import MOST_PAYLOAD, NoMeaning, load_map, read_number, ready_maps
+from power_mqtt.notices import Arrived, Inbox, Notice, Stop, stop_signals
 
 _MOST_TOPICS = 1000
 _MOST_DEPTH = 8  # of JSON
@@ -192,10 +185,13 @@ def listen(inbox: Inbox[Notice], seconds: float) -> tuple[dict[str, Heard], dict
 
 def _run(args: argparse.Namespace) -> int:
     broker = broker_of(args)
+    # Here, because only what connects needs the package paho-mqtt.
+    from power_mqtt.connection import Connection
+
     inbox: Inbox[Notice] = queue.SimpleQueue()
     client_id = f"powersniff{os.getpid()}"
     with (
-        stop_on_signals(inbox),
+        stop_signals(inbox),
         Connection(
             broker, inbox, client_id=client_id, filters=args.topic, says_what_it_hears=True
         ) as connection,

@@ -17,9 +17,9 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from power_manager import (
-    DB_PATH,
     CommandParser,
     PowerManager,
     StorageError,
@@ -29,21 +29,23 @@ from power_manager import (
     shown_number,
 )
 from power_mqtt.broker import add_broker_options, broker_of
-from power_mqtt.connection import (
+from power_mqtt.intake import MOST_METERS, Intake, entries_for, now_us, shown_source
+from power_mqtt.joining import Joiner, Message, Reading
+from power_mqtt.mapping import Map, NoMeaning, load_map, ready_maps, subscriptions
+from power_mqtt.notices import (
     RECEIVE_WINDOW,
     WINDOW,
     Arrived,
-    Connection,
     Down,
     Inbox,
     Notice,
     Stop,
     Up,
-    stop_on_signals,
+    stop_signals,
 )
-from power_mqtt.intake import MOST_METERS, Intake, entries_for, now_us, shown_source
-from power_mqtt.joining import Joiner, Message, Reading
-from power_mqtt.mapping import Map, NoMeaning, load_map, ready_maps, subscriptions
+
+if TYPE_CHECKING:
+    from power_mqtt.connection import Connection
 
 DEFAULT_COMMIT_EVERY_S = 60.0
 DEFAULT_SESSION_S = 86_400.0
@@ -256,14 +258,17 @@ def _run(args: argparse.Namespace) -> int:
     filters = subscriptions(maps)
     parts = dict(args.set)
     inbox: Inbox[Notice] = queue.SimpleQueue()
+    # Here, because only what connects needs the package paho-mqtt.
+    from power_mqtt.connection import Connection
+
     if args.dry_run:
-        with stop_on_signals(inbox):
+        with stop_signals(inbox):
             client_id = _client_id("dry run", str(os.getpid()))
             with Connection(
                 broker, inbox, client_id=client_id, filters=filters, says_what_it_hears=True
             ):
                 return print_readings(maps, inbox)
-    with PowerManager(args.db) as pm, stop_on_signals(inbox):
+    with PowerManager(args.db) as pm, stop_signals(inbox):
         connection = Connection(
             broker,
             inbox,
@@ -308,14 +313,7 @@ def add_command(parser: CommandParser) -> None:
     )
     add_broker_options(command)
     add = command.add_argument
-    # The file is made where it is missing.
-    command.add_setting(
-        "--db",
-        variable="POWER_MANAGER_DB",
-        default=str(DB_PATH),
-        metavar="PATH",
-        text="the power_manager file",
-    )
+    command.add_database()  # the file is made where it is missing
     add(
         "--map",
         action="append",

@@ -14,10 +14,12 @@ percent-encoded: two ids never give the same level.
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 
 BRIDGE = "bridge"  # no device's id gives this level
 _KEPT = frozenset("-_.:@~,;=!()'*&<>[]{}|^`?\"\\")  # beside letters and digits, of ASCII
+_PLAIN = re.compile("[A-Za-z0-9_.:-]*")  # which stays as it is
 _MAX_PREFIX = 200  # characters
 
 
@@ -29,6 +31,8 @@ def level(device_or_meter_id: str) -> str:
     """
     if device_or_meter_id == BRIDGE:
         return f"%{ord(BRIDGE[0]):02X}{BRIDGE[1:]}"
+    if _PLAIN.fullmatch(device_or_meter_id):  # as most are, and each message needs some
+        return device_or_meter_id
     return "".join(map(_encoded, device_or_meter_id))
 
 

@@ -22,20 +22,24 @@ import pytest
 from certificates import Authority
 from mosquitto import PATIENCE, Listener, Mosquitto, free_port
 from power_mqtt import connection as module
+from power_mqtt import notices
 from power_mqtt.broker import Broker, broker_of, parse_broker
 from power_mqtt.cli import _parser
-from power_mqtt.connection import (
+from power_mqtt.connection import Connection
+from power_mqtt.errors import Misuse, MqttError
+from power_mqtt.notices import (
     Acknowledged,
     Arrived,
-    Connection,
     Down,
     Inbox,
     Notice,
     Stop,
     Up,
     Will,
+    stop_signals,
 )
-from power_mqtt.errors import Misuse, MqttError
+
+from power_manager import StorageError
 
 
 def broker_from(*words: str) -> Broker:
@@ -89,8 +93,17 @@ def test_a_url_says_where_the_broker_is(text: str, expected: tuple[object, ...])
 
 @pytest.mark.parametrize(
     "text",
-    ["", "broker", "http://broker", "mqtt://", "mqtt://broker:x", "mqtt://broker:99999", "mqtt://broker/topic", "mqtt://broker?x=1"],
-)  # fmt: skip
+    [
+        "",
+        "broker",
+        "http://broker",
+        "mqtt://",
+        "mqtt://broker:x",
+        "mqtt://broker:99999",
+        "mqtt://broker/topic",
+        "mqtt://broker?x=1",
+    ],
+)
 def test_a_url_that_names_no_broker_is_refused(text: str) -> None:
     """The message shows it."""
     with pytest.raises(argparse.ArgumentTypeError) as caught:
@@ -173,6 +186,13 @@ def test_a_password_that_everybody_can_read_is_used_with_a_warning(
     password.chmod(0o644)
     broker_from("--broker", "mqtts://a@b", "--password-file", str(password))
     assert "every user of this machine can read it" in caplog.text
+
+
+def test_a_password_that_everybody_can_change_is_refused(password: Path) -> None:
+    """Who can write it would choose what goes to the broker."""
+    password.chmod(0o602)
+    with pytest.raises(StorageError, match="every user of this machine can write it"):
+        broker_from("--broker", "mqtts://a@b", "--password-file", str(password))
 
 
 def test_an_empty_password_is_refused(password: Path) -> None:
@@ -458,8 +478,14 @@ def test_a_version_that_was_asked_for_is_the_only_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x20\x02\x00", b"\x20\x7f" + b"\xff" * 127, b"\x00" * 50, b"\xff" * 50],
-)  # fmt: skip
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x20\x02\x00",
+        b"\x20\x7f" + b"\xff" * 127,
+        b"\x00" * 50,
+        b"\xff" * 50,
+    ],
+)
 def test_what_is_no_broker_is_a_trouble_and_not_the_end(answer: bytes) -> None:
     """The thread of the connection lives on, and says that it cannot connect."""
 
@@ -507,23 +533,12 @@ def test_plain_mqtt_to_a_port_of_nothing_is_refused_in_words() -> None:
 def test_a_signal_is_a_stop_with_the_code_of_its_kind(
     number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C is told from a supervisor's SIGTERM; the handlers of before are back afterwards."""
-    monkeypatch.setattr(module, "END_SECONDS", 100.0)  # not the end of the tests
+    """Ctrl-C is told from a supervisor's SIGTERM."""
+    monkeypatch.setattr(notices, "END_SECONDS", 100.0)  # not the end of the tests
     inbox: Inbox[Notice] = queue.SimpleQueue()
-    before = signal.getsignal(number)
-    with module.stop_on_signals(inbox):
+    with stop_signals(inbox):
         os.kill(os.getpid(), number)
         assert inbox.get(timeout=PATIENCE) == Stop(code)
-    assert signal.getsignal(number) is before
-
-
-def test_without_a_signal_nothing_is_left_behind() -> None:
-    """No thread, and no place for signals to be written to."""
-    threads = threading.active_count()
-    with module.stop_on_signals(queue.SimpleQueue()):
-        assert threading.active_count() == threads + 1
-    assert threading.active_count() == threads
-    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_an_mqtt_string_is_what_the_impostors_take_it_for() -> None:

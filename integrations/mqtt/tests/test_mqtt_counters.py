@@ -860,7 +860,8 @@ class Fate:
                 # correction.
                 fall_wh = 0.06 * lasts[key] if was_forgotten else 0.0
                 assert home.sum_wh >= sums[key] - fall_wh - 0.01, (key, self.history)
-                if key in self.gross or key[0] != USED_FIELD:
+                field, _ = key
+                if key in self.gross or field != USED_FIELD:
                     assert home.sum_wh <= self.gross.get(key, 0.0) + 0.01, (key, self.history)
 
 

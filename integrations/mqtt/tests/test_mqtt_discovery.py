@@ -403,10 +403,16 @@ def test_removed_component_that_is_back_is_no_stub() -> None:
         b"[]",
         b"{",
         b'{"components": {"x": {"platform": "sensor", "name": "x"}}}',
-        b'{"origin": {"name": "zigbee2mqtt"}, "components": {"x": {"platform": "sensor", "name": "x"}}}',
+        (
+            b'{"origin": {"name": "zigbee2mqtt"}, '
+            b'"components": {"x": {"platform": "sensor", "name": "x"}}}'
+        ),
         b'{"origin": {"name": "power-mqtt"}, "components": [1]}',
         b'{"origin": {"name": "power-mqtt"}, "components": {"x": 5}}',
-        b'{"origin": {"name": "power-mqtt"}, "components": {"x": {"platform": "lock", "name": "x"}}}',
+        (
+            b'{"origin": {"name": "power-mqtt"}, '
+            b'"components": {"x": {"platform": "lock", "name": "x"}}}'
+        ),
         b'{"origin": {"name": "power-mqtt"}, "components": {"x": {"platform": "sensor"}}}',
         b'{"origin": {"name": "power-mqtt"}, "components": {"x": {"platform": [], "name": "x"}}}',
     ],

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from mosquitto import Listener, Mosquitto
-from power_mqtt.connection import Arrived, Ticket, Up
 from power_mqtt.counters import Counters, read_message
 from power_mqtt.discovery import device_message
 from power_mqtt.energies import INTERVAL_SECONDS, Energies
 from power_mqtt.energy import EnergyReader
+from power_mqtt.notices import Arrived, Ticket, Up
 from power_mqtt.options import Options
 from power_mqtt.parts import Look, Rules, Said
 from power_mqtt.publisher import HEAR_SECONDS, Publisher

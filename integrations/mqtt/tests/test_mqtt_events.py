@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from power_mqtt.connection import Ticket
 from power_mqtt.events import BATCH, LOCKED_SECONDS, REFUSED_SECONDS, EventFeed
+from power_mqtt.notices import Ticket
 from power_mqtt.topics import Topics
 
 import power_manager
@@ -112,11 +112,12 @@ def test_the_cursor_moves_when_the_broker_has_taken_the_last_of_them_over(feed: 
     feed.feed.send(1)
     assert feed.ids == ids
     assert feed.cursor == 0
-    for ticket, _, _ in feed.sent[1:]:
+    (first, _, _), *others = feed.sent
+    for ticket, _, _ in others:
         feed.feed.acknowledge(ticket, "", 1)
     feed.feed.send(1)
     assert feed.cursor == 0
-    feed.feed.acknowledge(feed.sent[0][0], "", 1)
+    feed.feed.acknowledge(first, "", 1)
     feed.feed.send(1)
     assert feed.cursor == 3
 

@@ -22,7 +22,12 @@ from power_mqtt.mapping import (
     subscriptions,
 )
 
-PLAIN = '[[topic]]\nfilter = "{device}/power"\ndevice = "{device}"\nmeter = "main"\nvalues = { power = "" }\n'
+PLAIN = """[[topic]]
+filter = "{device}/power"
+device = "{device}"
+meter = "main"
+values = { power = "" }
+"""
 
 
 def readings(one: Map, *messages: tuple[str, object]) -> list[Reading]:
@@ -64,7 +69,13 @@ SAMPLES: dict[str, list[tuple[list[tuple[str, object]], list[tuple[Any, ...]]]]]
                     "tele/fridge/SENSOR",
                     {
                         "Time": "2026-11-28T10:00:00",
-                        "ENERGY": {"Total": 1.9, "Power": 46, "ApparentPower": 92, "Voltage": 230, "Current": 0.4},
+                        "ENERGY": {
+                            "Total": 1.9,
+                            "Power": 46,
+                            "ApparentPower": 92,
+                            "Voltage": 230,
+                            "Current": 0.4,
+                        },
                     },
                 )
             ],
@@ -133,14 +144,28 @@ SAMPLES: dict[str, list[tuple[list[tuple[str, object]], list[tuple[Any, ...]]]]]
             [("shed", "main", "inverter", 48.0, 2.0, None)],
         ),
         (
-            [("cabin/sensor/battery_level/state", "81"), ("cabin/sensor/battery_voltage/state", "3.9")],
+            [
+                ("cabin/sensor/battery_level/state", "81"),
+                ("cabin/sensor/battery_voltage/state", "3.9"),
+            ],
             [("cabin", "battery", None, 3.9, None, 81.0)],
         ),
         ([("cabin/sensor/battery_level/state", "nan")], []),
     ],
     "zigbee2mqtt": [
         (
-            [("zigbee2mqtt/washer", {"power": 460, "voltage": 230, "current": 2.1, "state": "ON", "linkquality": 90})],
+            [
+                (
+                    "zigbee2mqtt/washer",
+                    {
+                        "power": 460,
+                        "voltage": 230,
+                        "current": 2.1,
+                        "state": "ON",
+                        "linkquality": 90,
+                    },
+                )
+            ],
             [("washer", "main", None, 230.0, 2.0, None)],
         ),
         (
@@ -290,11 +315,20 @@ def test_no_json_breaks_a_map(document: object) -> None:
         ("", r"expected at least one \[\[topic\]\]"),
         ("x = [", "here: "),
         (PLAIN.replace("meter", "metre"), "unknown key 'metre': did you mean meter?"),
-        (PLAIN.replace('"main"', '"mains"'), "meter: expected one of main, battery, solar, ups, got 'mains'"),
+        (
+            PLAIN.replace('"main"', '"mains"'),
+            "meter: expected one of main, battery, solar, ups, got 'mains'",
+        ),
         (PLAIN.replace('device = "{device}"', 'device = "{dev}"'), "the filter has no part {dev}"),
         (PLAIN.replace("{ power", "{ watts"), "unknown key 'watts'"),
-        (PLAIN.replace('power = ""', 'power = { path = "", unit = "A" }'), "unit: expected one of W, mW, kW, got 'A'"),
-        (PLAIN.replace('power = ""', 'power = { path = "", sign = 2 }'), "sign: expected 1 or -1, got 2"),
+        (
+            PLAIN.replace('power = ""', 'power = { path = "", unit = "A" }'),
+            "unit: expected one of W, mW, kW, got 'A'",
+        ),
+        (
+            PLAIN.replace('power = ""', 'power = { path = "", sign = 2 }'),
+            "sign: expected 1 or -1, got 2",
+        ),
         (PLAIN.replace("{device}/power", "a+/power"), r"\+ and # stand for whole levels"),
         (PLAIN.replace("{device}/power", "{device}/{device}"), "a part is named twice"),
         (PLAIN + 'join = "soon"\n', "join: expected a duration"),

@@ -7,8 +7,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from power_mqtt.connection import WINDOW, Ticket
 from power_mqtt.mirror import CONTRADICT_SECONDS, REFUSED_SECONDS, Mirror, Retained
+from power_mqtt.notices import WINDOW, Ticket
 
 
 class Wire:

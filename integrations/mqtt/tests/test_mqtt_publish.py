@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from mosquitto import Listener, Mosquitto, free_port
+from power_mqtt import __version__
 from world import PYTHONPATH, Bridge, bridge, power_mqtt
 
 from power_manager import PowerManager, PowerMeter
@@ -498,7 +499,7 @@ def test_a_dry_run_prints_what_would_be_published_and_stores_nothing(
     pm: PowerManager, battery: PowerMeter, db: Path
 ) -> None:
     """It needs no broker, and leaves the file as it is."""
-    before = list(db.parent.glob("*")), pm.data_version()
+    version = pm.data_version()
     ran = power_mqtt("publish", "--db", db, "--dry-run", "--name", "here")
     assert (ran.returncode, ran.stderr) == (0, "")
     lines = ran.stdout.splitlines()
@@ -513,7 +514,7 @@ def test_a_dry_run_prints_what_would_be_published_and_stores_nothing(
     with pm.connection() as connection:
         sql = "SELECT count(*) FROM sqlite_master WHERE name LIKE 'mqtt%'"
         assert connection.execute(sql).fetchone() == (0,)
-    assert pm.data_version() == before[1]
+    assert pm.data_version() == version
 
 
 def test_a_dry_run_shows_the_events_that_wait(
@@ -562,15 +563,37 @@ def test_without_a_broker_it_is_wrong_usage(pm: PowerManager, db: Path) -> None:
     assert "$POWER_MQTT_BROKER" in ran.stderr
 
 
-def test_without_paho_it_says_what_to_install() -> None:
-    """The extra of the package."""
-    program = "import sys; sys.modules['paho'] = None; from power_mqtt.cli import main; sys.exit(main([]))"
-    ran = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": PYTHONPATH}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def without_paho(*words: object) -> subprocess.CompletedProcess[str]:
+    """The command line where the package is not installed."""
+    program = (
+        "import sys; sys.modules['paho'] = None; from power_mqtt.cli import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("words", [["publish"], ["subscribe", "--map", "tasmota"], ["sniff", "#"]])
+def test_without_paho_it_says_what_to_install(
+    pm: PowerManager, db: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name in the registry, and the extra that brings it."""
+    monkeypatch.setenv("POWER_MANAGER_DB", str(db))
+    ran = without_paho(*words, "--broker", "mqtt://127.0.0.1")
     assert ran.returncode == 1
-    assert ran.stderr == "power-mqtt: paho is not installed: pip install '.[mqtt]'\n"
+    assert ran.stderr == "power-mqtt: paho-mqtt is not installed: pip install '.[mqtt]'\n"
+
+
+def test_what_needs_no_broker_needs_no_paho(pm: PowerManager, db: Path) -> None:
+    """The version, the help, and what would be published."""
+    assert without_paho("--version").stdout == f"power-mqtt {__version__}\n"
+    assert "--discovery-prefix" in without_paho("help", "publish").stdout
+    assert "nothing was sent" in without_paho("publish", "--db", db, "--dry-run").stdout
 
 
 def test_a_bridge_runs_as_a_class_for_other_tests(db: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from power_mqtt.connection import Acknowledged, Arrived, Down, Ticket, Up
 from power_mqtt.mirror import REFUSED_SECONDS
+from power_mqtt.notices import Acknowledged, Arrived, Down, Ticket, Up
 from power_mqtt.options import Options
 from power_mqtt.publisher import ACKNOWLEDGE_SECONDS, LOOK_SECONDS, Publisher
 from power_mqtt.suspicion import SHORT_SECONDS, STRIKES

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from mosquitto import Mosquitto
-from power_mqtt import connection, events, mirror, publisher
+from power_mqtt import events, mirror, notices, publisher
 from power_mqtt.cli import _parser
 from power_mqtt.payloads import event_payload, state_payload, totals_payload
 from world import HERE, PYTHONPATH
@@ -89,7 +89,7 @@ def test_every_key_of_the_payloads_is_in_the_readme() -> None:
 
 def test_the_numbers_of_the_readme_are_the_codes() -> None:
     """Limits and pauses, where it names them."""
-    assert f"It ends within {connection.END_SECONDS:g} seconds" in README
+    assert f"It ends within {notices.END_SECONDS:g} seconds" in README
     assert (mirror.REFUSED_SECONDS, events.REFUSED_SECONDS) == (300.0, 60.0)
     assert "tried again every 5 minutes" in README
     assert "tried again every minute" in README.replace("\n  ", " ")

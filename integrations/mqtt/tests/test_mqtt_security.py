@@ -252,7 +252,10 @@ def test_a_password_that_would_go_over_the_net_in_the_clear_is_wrong_usage(
     """Exit code 2, and no attempt to connect."""
     (tmp_path / "password").write_text("secret\n")
     ran = power_mqtt(
-        "publish", "--db", db, "--broker", "mqtt://a@broker.example.com", "--password-file", tmp_path / "password",
-    )  # fmt: skip
+        "publish",
+        *("--db", db),
+        *("--broker", "mqtt://a@broker.example.com"),
+        *("--password-file", tmp_path / "password"),
+    )
     assert ran.returncode == 2
     assert ran.stderr.endswith("could read the password: use mqtts://\n")

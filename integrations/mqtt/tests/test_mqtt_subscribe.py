@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from mosquitto import PATIENCE, Listener, Mosquitto
-from power_mqtt.connection import Arrived
 from power_mqtt.intake import Intake
 from power_mqtt.mapping import load_map, parse_map
+from power_mqtt.notices import Arrived
 from power_mqtt.sniff import Heard, propose
 from world import bridge, power_mqtt
 
@@ -258,12 +258,20 @@ def test_a_dry_run_prints_and_stores_nothing(db: Path, broker: Mosquitto, tmp_pa
     ("words", "code", "message"),
     [
         (["subscribe", "--broker", "mqtt://127.0.0.1"], 2, "--map"),
-        (["subscribe", "--broker", "mqtt://127.0.0.1", "--map", "tasmotta"], 1, "did you mean tasmota?"),
+        (
+            ["subscribe", "--broker", "mqtt://127.0.0.1", "--map", "tasmotta"],
+            1,
+            "did you mean tasmota?",
+        ),
         (["subscribe", "--map", "tasmota"], 2, "--broker: name the broker"),
-        (["subscribe", "--map", "tasmota", "--set", "portal"], 2, "expected PART=VALUE, got 'portal'"),
+        (
+            ["subscribe", "--map", "tasmota", "--set", "portal"],
+            2,
+            "expected PART=VALUE, got 'portal'",
+        ),
         (["sniff", "--broker", "mqtt://127.0.0.1", "a+/b"], 2, "expected a topic such as"),
     ],
-)  # fmt: skip
+)
 def test_wrong_usage_says_what_would_do(words: list[str], code: int, message: str) -> None:
     """In one line after the usage, or alone."""
     ended = power_mqtt(*words)
@@ -474,13 +482,27 @@ def test_a_proposed_map_works_on_what_it_was_made_of(
 @pytest.mark.parametrize(
     ("word", "kind"),
     [
-        ("voltage", "voltage"), ("Voltage_A", "voltage"), ("GridVoltage", "voltage"), ("battery.voltage", "voltage"),
-        ("Current", "current"), ("total_current", None), ("amps", "current"), ("output-power", "power"),
-        ("apower", "power"), ("act_power", "power"), ("ApparentPower", None), ("PowerFactor", None), ("soc", "charge"),
-        ("battery", "charge"), ("battery.charge", "charge"), ("energy_today", None), ("temperature", None),
-        ("state", None), ("MaxCurrent", None),
+        ("voltage", "voltage"),
+        ("Voltage_A", "voltage"),
+        ("GridVoltage", "voltage"),
+        ("battery.voltage", "voltage"),
+        ("Current", "current"),
+        ("total_current", None),
+        ("amps", "current"),
+        ("output-power", "power"),
+        ("apower", "power"),
+        ("act_power", "power"),
+        ("ApparentPower", None),
+        ("PowerFactor", None),
+        ("soc", "charge"),
+        ("battery", "charge"),
+        ("battery.charge", "charge"),
+        ("energy_today", None),
+        ("temperature", None),
+        ("state", None),
+        ("MaxCurrent", None),
     ],
-)  # fmt: skip
+)
 def test_words_that_makers_use_are_understood(word: str, kind: str | None) -> None:
     """And what is no present value is left out."""
     heard = Heard(f"device/{word}")

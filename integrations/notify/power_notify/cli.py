@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import logging
 import os
 import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from power_manager import (
-    DB_PATH,
     CommandParser,
     PowerEventType,
     PowerManager,
     PowerManagerError,
+    StopSignals,
     StorageError,
     log_to_stderr,
     nearest,
@@ -34,6 +35,7 @@ from power_notify.quiet import parse_quiet_hours
 
 if TYPE_CHECKING:
     from power_notify.notifier import Notifier
+    from power_notify.texts import Message
     from power_notify.ways import Way
 
 _DEFAULT_REPEAT_S = 3600.0
@@ -72,14 +74,7 @@ def _parser() -> CommandParser:
             "--to-file /etc/power-notify.urls --quiet-hours 22:00-07:00 --silent-after 30m",
         ],
     )
-    parser.add_setting(
-        "--db",
-        variable="POWER_MANAGER_DB",
-        text="the database; it must exist",
-        default=str(DB_PATH),
-        shown_default=f"{DB_PATH} here",
-        metavar="PATH",
-    )
+    parser.add_database("the database; it must exist")
     add = parser.add_argument
     add(
         "--to",
@@ -109,6 +104,11 @@ def _parser() -> CommandParser:
         "--once",
         action="store_true",
         help="look and tell once, then end, for cron; exit code 1 if a message was not taken",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="with --test or --dry-run: an object a line for each way, for programs",
     )
     parser.add_argument("--quiet", action="store_true", help="log warnings and errors only")
     return parser
@@ -188,12 +188,10 @@ def _add_timing_options(parser: CommandParser) -> None:
 
 
 def _run(options: argparse.Namespace, clocks: Clocks) -> int:
-    try:
-        from power_notify.notifier import Bell, Notifier, Timing, follow
-        from power_notify.ways import open_ways
-    except ModuleNotFoundError as error:
-        print_error(f"power-notify: {error.name} is not installed: pip install '.[notify]'")
-        return 1
+    # Here, because only what sends needs the package apprise.
+    from power_notify.notifier import END_WITHIN_S, Notifier, Timing, follow
+    from power_notify.ways import open_ways
+
     ways = open_ways(options.to, options.to_file)
     pause_s = 0.0 if options.once else options.pause
     timing = Timing(options.time_zone, options.quiet_hours, pause_s, options.interval)
@@ -211,13 +209,13 @@ def _run(options: argparse.Namespace, clocks: Clocks) -> int:
         check_devices(pm, options.device or ())
         make = functools.partial(Notifier, pm, options.name, ways, rules, timing, clocks)
         if options.dry_run:
-            return _dry_run(pm, make, ways)
+            return _dry_run(pm, make, ways, as_json=options.json)
         notifier = make()
         if options.once:
             return _once(notifier, ways)
-        with Bell() as bell:
-            follow(notifier, bell, clocks)
-    return bell.exit_code
+        with StopSignals(hard_end_s=END_WITHIN_S) as signals:
+            follow(notifier, signals, clocks)
+    return signals.exit_code
 
 
 def _test(ways: Sequence[Way], options: argparse.Namespace) -> int:
@@ -234,29 +232,56 @@ def _test(ways: Sequence[Way], options: argparse.Namespace) -> int:
         outcome = way.outcome(max(deadline - time.monotonic(), 0.0))
         problem = f"no answer for {_ONCE_WAIT_S:g} s" if outcome is None else outcome[1]
         failure_count += bool(problem)
-        print(f"way {way.label}: {f'not told: {problem}' if problem else 'told'}")
+        if options.json:
+            _print_object(way=way.label, is_told=not problem, problem=problem or None)
+        else:
+            print(f"way {way.label}: {f'not told: {problem}' if problem else 'told'}")
     return 1 if failure_count else 0
 
 
-def _dry_run(pm: PowerManager, make: functools.partial[Notifier], ways: Sequence[Way]) -> int:
+def _dry_run(
+    pm: PowerManager,
+    make: functools.partial[Notifier],
+    ways: Sequence[Way],
+    *,
+    as_json: bool,
+) -> int:
     """Print what would be told: do everything but the sending, then roll it back."""
+    show = _print_news_object if as_json else _print_news
     try:
         with pm.transaction():
             notifier = make()
             notifier.take_in()
             for way in ways:
-                message = notifier.message_for(way)
-                if message is not None:
-                    print(
-                        f"way {way.label}: would be told now\n{message.title}\n\n{message.text}\n"
-                    )
-                    continue
-                count = notifier.waiting_count(way)
-                waits = f"; {count} until the end of quiet hours" if count else ""
-                print(f"way {way.label}: nothing to tell now{waits}")
+                show(way, notifier.message_for(way), notifier.waiting_count(way))
             raise _Undo
     except _Undo:
         return 0
+
+
+def _print_news(way: Way, message: Message | None, waiting_count: int) -> None:
+    """Print what a way would be told now, for people."""
+    if message is not None:
+        print(f"way {way.label}: would be told now\n{message.title}\n\n{message.text}\n")
+        return
+    waits = f"; {waiting_count} until the end of quiet hours" if waiting_count else ""
+    print(f"way {way.label}: nothing to tell now{waits}")
+
+
+def _print_news_object(way: Way, message: Message | None, waiting_count: int) -> None:
+    """Print it for programs: the message is null if there is nothing to tell now."""
+    _print_object(
+        way=way.label,
+        would_be_told=message is not None,
+        severity=None if message is None else message.severity,
+        title=None if message is None else message.title,
+        text=None if message is None else message.text,
+        waiting_count=0 if message is not None else waiting_count,
+    )
+
+
+def _print_object(**values: Any) -> None:
+    print(json.dumps(values, ensure_ascii=False))
 
 
 def _once(notifier: Notifier, ways: Sequence[Way]) -> int:
@@ -283,11 +308,13 @@ def main(argv: Sequence[str] | None = None, clocks: Clocks | None = None) -> int
         options = parser.parse_args(argv)
         if not options.to and not options.to_file:
             parser.error("expected somebody to tell: give --to URL or --to-file FILE")
+        if options.json and not (options.test or options.dry_run):
+            parser.error("--json: only with --test or --dry-run; nothing else is printed")
         level = logging.WARNING if options.quiet else logging.INFO
         with log_to_stderr("power_notify", level):
             return _run(options, clocks or Clocks())
 
-    return run_program(program, "power-notify", (PowerManagerError,))
+    return run_program(program, "power-notify", (PowerManagerError,), extra="notify")
 
 
 if __name__ == "__main__":

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import select
-import signal
-import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from types import FrameType
-from typing import Any
 
-from power_manager import PowerManager, StorageError, shown_duration
+from power_manager import PowerManager, StopSignals, StorageError, shown_duration
 from power_notify.news import Clocks, Rules, Watch
 from power_notify.quiet import QuietHours
 from power_notify.store import Item, Store
@@ -24,8 +16,8 @@ from power_notify.texts import CRITICAL, Message, compose, worst_severity
 from power_notify.ways import Way
 
 _FILE_TROUBLE_S = 60.0  # without the file, after which the program ends, to be started again
-_LAST_WAIT_S = 1.0  # at the end, for messages that are being sent
-_END_WITHIN_S = 1.6  # after a signal
+_LAST_WAIT_S = 0.5  # at the end, for messages that are being sent
+END_WITHIN_S = 1.6  # after a signal: every write to the file is one transaction
 # For one message: Apprise limits only silence, and a server that answers a byte at a time would
 # block a way for ever.
 _STUCK_S = 120.0
@@ -156,68 +148,12 @@ class Notifier:
             _log.info("way %s works again, after %s", way.label, shown_duration(down_s))
 
 
-class Bell:
-    """Ends a wait: by ring(), from any thread, and for good by SIGTERM, SIGINT or SIGHUP.
-
-    If the program does not end in time, because it waits for a locked file or a server, the process
-    ends all the same: every write to the file is one transaction.
-    """
-
-    def __enter__(self) -> Bell:
-        self.is_stopped = False
-        self.signal_number = 0  # of the signal that stopped it
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-        self._last_resort: threading.Timer | None = None
-        self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
-                    self._before[number] = signal.signal(number, self._stop)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if self._last_resort is not None:
-            self._last_resort.cancel()
-        self._reader.close()
-        self._writer.close()
-
-    @property
-    def exit_code(self) -> int:
-        """130 if Ctrl-C has stopped it, else 0."""
-        return 130 if self.signal_number == signal.SIGINT else 0
-
-    def ring(self) -> None:
-        """End the present wait, or the next."""
-        with suppress(OSError):  # full: it rings already; closed: nothing waits any more
-            self._writer.send(b"x")
-
-    def wait(self, seconds: float) -> None:
-        """Wait so long, or until it rings."""
-        if not self.is_stopped:
-            select.select([self._reader], [], [], max(seconds, 0.0))
-            with suppress(BlockingIOError):
-                self._reader.recv(4096)
-
-    def _stop(self, number: int, _frame: FrameType | None) -> None:
-        self.is_stopped = True
-        self.signal_number = number
-        if self._last_resort is None:
-            self._last_resort = threading.Timer(_END_WITHIN_S, os._exit, [self.exit_code])
-            self._last_resort.daemon = True
-            self._last_resort.start()
-        self.ring()
-
-
-def follow(notifier: Notifier, bell: Bell, clocks: Clocks) -> None:
-    """Look and tell until the bell stops. Raises StorageError if the file stays out of reach."""
+def follow(notifier: Notifier, signals: StopSignals, clocks: Clocks) -> None:
+    """Look and tell until a signal comes. Raises StorageError if the file stays out of reach."""
     in_trouble_since: float | None = None
-    while not bell.is_stopped:
+    while signals.number is None:
         try:
-            notifier.look(bell.ring)
+            notifier.look(signals.ring)
             in_trouble_since = None
         except StorageError as error:
             now_s = clocks.steady()
@@ -226,5 +162,5 @@ def follow(notifier: Notifier, bell: Bell, clocks: Clocks) -> None:
                 _log.warning("trying again: %s", error)
             if now_s - in_trouble_since >= _FILE_TROUBLE_S:
                 raise
-        bell.wait(notifier.next_look_s())
+        signals.wait(notifier.next_look_s())
     notifier.settle(_LAST_WAIT_S)

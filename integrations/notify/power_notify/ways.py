@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import re
 import threading
 import urllib.parse
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 
 import apprise
 
-from power_manager import printable
+from power_manager import open_secret, printable
 from power_notify.errors import NotifyError
 from power_notify.texts import CRITICAL, GOOD, INFO, WARNING, Message
 
@@ -190,15 +189,10 @@ def _hush_others() -> None:
 def read_urls(path: str) -> list[str]:
     """The URLs of a file, one a line; empty lines and lines that begin with # are left out.
 
-    Raises WayError if every user of the machine can read or write the file, or if it has no URL.
+    Raises WayError if it has no URL, StorageError if every user of the machine can write it.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            if os.fstat(file.fileno()).st_mode & 0o007:
-                raise WayError(
-                    f"{printable(path)}: every user of this machine can read or change it: "
-                    f"chmod o= {printable(path)}"
-                )
+        with open_secret(path, _log.warning) as file:
             lines = [line.strip() for line in file]
     except UnicodeDecodeError:
         raise WayError(f"{printable(path)}: expected a URL a line, in UTF-8") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 import re
@@ -12,29 +13,43 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from ends import HttpEnd
 from power_notify import cli
 from power_notify.news import Clocks
-from power_notify.notifier import Bell, follow
+from power_notify.notifier import follow
 from world import World
 
 import power_manager
-from power_manager import PowerManagerError, StorageError
+from power_manager import PowerManagerError, StopSignals, StorageError
 
 PART = Path(__file__).resolve().parents[1]
 
 
-def run(world: World, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of the command line, by the world's clock."""
+class Ran(NamedTuple):
+    """How the command line ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """The lines of the output, which are JSON."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def run(world: World, capsys: pytest.CaptureFixture[str], *words: str) -> Ran:
+    """Run the command line by the world's clock."""
     argv = ["--db", str(world.path), "--time-zone", "UTC", *words]
     try:
         code = cli.main(argv, world.clocks)
     except SystemExit as ended:
         code = int(ended.code or 0)
     shown = capsys.readouterr()
-    return code, shown.out, shown.err
+    return Ran(code, shown.out, shown.err)
 
 
 def start(world: World, *words: str) -> subprocess.Popen[str]:
@@ -66,7 +81,7 @@ def test_once_tells_and_ends(
     world: World, http: HttpEnd, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As cron wants it: 0 where everything was told."""
-    assert run(world, capsys, "--to", http.url, "--once")[0] == 0
+    assert run(world, capsys, "--to", http.url, "--once").code == 0
     world.log(4.0)
     code, out, err = run(world, capsys, "--to", http.url, "--once")
     assert (code, out) == (0, "")
@@ -89,7 +104,7 @@ def test_once_fails_where_a_way_is_down_and_keeps_what_waits(
     assert "way 1 json did not take a message, which is kept: " in err
     assert "power-notify: some messages were not taken" in err
     http.status = 200
-    assert run(world, capsys, *ways)[0] == 0
+    assert run(world, capsys, *ways).code == 0
     assert http.titles == other_http.titles == ["Battery critical: Gate 01 - 4 %"]
 
 
@@ -100,10 +115,10 @@ def test_once_in_quiet_hours_is_a_success(
     world.set_time(28, 23)
     world.log(15.0)
     words = ["--to", http.url, "--once", "--quiet-hours", "22:00-07:00"]
-    assert run(world, capsys, *words)[0] == 0
+    assert run(world, capsys, *words).code == 0
     assert http.posts == []
     world.set_time(29, 7)
-    assert run(world, capsys, *words)[0] == 0
+    assert run(world, capsys, *words).code == 0
     assert http.titles == ["Battery low: Gate 01 - 15 %"]
 
 
@@ -115,7 +130,7 @@ def test_once_sends_as_many_messages_as_it_takes(
     with world.pm.transaction():
         for _ in range(1500):
             world.pm.trigger_event("pump", "restore")
-    codes = [run(world, capsys, "--to", http.url, "--once")[0] for _ in range(2)]
+    codes = [run(world, capsys, "--to", http.url, "--once").code for _ in range(2)]
     assert codes == [0, 0]
     assert [title.split(", and ")[1] for title in http.titles] == ["999 more", "499 more"]
 
@@ -131,8 +146,9 @@ def test_test_tells_everyone_and_says_who_was_not(
     words = ["--db", "/nowhere/power.db", "--to", http.url, "--to", other_http.url, "--test"]
     code, out, _ = run(world, capsys, *words)
     assert code == 1
-    assert out.splitlines()[0] == "way 1 json: told"
-    assert re.match(r"way 2 json: not told: .*403", out.splitlines()[1])
+    told, refused = out.splitlines()
+    assert told == "way 1 json: told"
+    assert re.match(r"way 2 json: not told: .*403", refused)
     assert http.titles == ["Test of power-notify"]
     assert "/nowhere/power.db" in http.posts[0].text
 
@@ -144,15 +160,16 @@ def test_a_dry_run_prints_and_keeps_nothing(
     world.log(4.0)
     with world.pm.connection() as conn:
         before = list(conn.iterdump())
-    outs = [run(world, capsys, "--to", http.url, "--dry-run") for _ in range(2)]
-    assert outs[0] == outs[1]
-    code, out, _ = outs[0]
-    assert code == 0
-    assert out.startswith("way 1 json: would be told now\nBattery critical: Gate 01 - 4 %\n\n")
+    first, second = (run(world, capsys, "--to", http.url, "--dry-run") for _ in range(2))
+    assert first == second
+    assert first.code == 0
+    assert first.out.startswith(
+        "way 1 json: would be told now\nBattery critical: Gate 01 - 4 %\n\n"
+    )
     assert http.posts == []
     with world.pm.connection() as conn:
         assert list(conn.iterdump()) == before
-    assert run(world, capsys, "--to", http.url, "--once")[0] == 0
+    assert run(world, capsys, "--to", http.url, "--once").code == 0
     assert http.titles == ["Battery critical: Gate 01 - 4 %"]
 
 
@@ -163,9 +180,46 @@ def test_a_dry_run_in_quiet_hours_says_what_waits(
     world.set_time(28, 23)
     world.log(15.0)
     words = ["--to", http.url, "--dry-run", "--quiet-hours", "22:00-07:00"]
-    assert run(world, capsys, *words)[1] == (
+    assert run(world, capsys, *words).out == (
         "way 1 json: nothing to tell now; 1 until the end of quiet hours\n"
     )
+
+
+def test_a_test_in_json_is_an_object_a_line_for_each_way(
+    world: World, http: HttpEnd, other_http: HttpEnd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code is that without --json."""
+    other_http.status = 403
+    ran = run(world, capsys, "--to", http.url, "--to", other_http.url, "--test", "--json")
+    assert ran.code == 1
+    told, refused = ran.objects
+    assert told == {"way": "1 json", "is_told": True, "problem": None}
+    assert "403" in refused.pop("problem")
+    assert refused == {"way": "2 json", "is_told": False}
+
+
+def test_a_dry_run_in_json_says_the_same_as_in_words(
+    world: World, http: HttpEnd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message, or how many events wait for the end of the quiet hours."""
+    words = ["--to", http.url, "--dry-run", "--quiet-hours", "22:00-07:00"]
+    nothing = {"title": None, "text": None, "severity": None, "would_be_told": False}
+    (quiet,) = run(world, capsys, *words, "--json").objects
+    assert quiet == {"way": "1 json", **nothing, "waiting_count": 0}
+    world.set_time(28, 23)
+    world.log(15.0)
+    (later,) = run(world, capsys, *words, "--json").objects
+    assert later == {"way": "1 json", **nothing, "waiting_count": 1}
+    world.log(4.0)
+    (now,) = run(world, capsys, *words, "--json").objects
+    readme = (PART / "README.md").read_text(encoding="utf-8")
+    keys = "`, `".join(list(now)[:-1])
+    assert f"`{keys}` and `waiting_count`" in readme.replace("\n", " ")
+    assert now["would_be_told"] is True
+    assert (now["severity"], now["waiting_count"]) == ("critical", 0)
+    in_words = run(world, capsys, *words).out
+    assert in_words == f"way 1 json: would be told now\n{now['title']}\n\n{now['text']}\n\n"
+    assert http.posts == []
 
 
 # --- Usage
@@ -183,6 +237,8 @@ def test_a_dry_run_in_quiet_hours_says_what_waits(
         (["--to", "json://x", "--once", "--test"], "not allowed with argument"),
         (["--to", "json://x", "--name", ""], "expected a name of 1 to 100 letters"),
         (["--too", "json://x"], "unknown option --too: did you mean --to"),
+        (["--to", "json://x", "--json"], "--json: only with --test or --dry-run"),
+        (["--to", "json://x", "--json", "--once"], "--json: only with --test or --dry-run"),
     ],
 )
 def test_wrong_usage_is_2_and_says_what_would_do(
@@ -348,7 +404,7 @@ def test_a_file_that_stays_out_of_reach_ends_it(
         conn.execute("ALTER TABLE power_notify_items RENAME TO power_notify_elsewhere")
     world.pm.trigger_event("pump", "restore")
     seconds = itertools.count(0, 20)
-    with Bell() as bell, pytest.raises(StorageError, match="power_notify_items"):
-        follow(notifier, bell, Clocks(lambda: world.now_s, lambda: float(next(seconds))))
+    with StopSignals() as signals, pytest.raises(StorageError, match="power_notify_items"):
+        follow(notifier, signals, Clocks(lambda: world.now_s, lambda: float(next(seconds))))
     assert next(seconds) > 60
     assert caplog.text.count("trying again") == 1

@@ -95,7 +95,9 @@ def test_the_unit_starts_the_program_with_options_that_it_takes() -> None:
     beside = re.search(r"^echo 'OPTIONS=(.*)' \|", README, re.MULTILINE)
     assert line is not None
     assert beside is not None
-    words = shlex.split(line[1].replace("$OPTIONS", beside[1]))
+    (program,) = line.groups()
+    (more,) = beside.groups()
+    words = shlex.split(program.replace("$OPTIONS", more))
     options = cli._parser().parse_args(words[1:])
     assert options.silent_after == 1800.0
     assert options.to_file == ["${CREDENTIALS_DIRECTORY}/urls"]

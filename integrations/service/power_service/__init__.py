@@ -24,13 +24,14 @@ clients    one connection to the stream, and its bounded queue
 hub        the one poller, and the clients to which it hands frames
 stream     the WebSocket
 metrics    Prometheus
-openapi    the contract; `python3 -m power_service.openapi` writes it
 examples   the contract's examples
 pages      pages that the service makes itself
 docs       the contract as a page to read
 dashboard  the built dashboard
 billing    Stripe's webhooks, where they are configured
 fleet_source, fleet_watcher   a fleet's engine, in place of a file
+api        the routes as a FastAPI application, and what becomes of errors
+openapi    the contract; `python3 -m power_service.openapi` writes it
 app        all of it as one ASGI application
 listener   accepts connections, counted from accept on
 server     uvicorn with limits on times

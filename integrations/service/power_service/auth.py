@@ -45,6 +45,7 @@ class Gate:
 
     async def refresh(self) -> None:
         """Read the tokens again if their file has changed; keep the old ones if that fails."""
+        had_some = bool(self.tokens.grants)
         try:
             await self.storage.call(Lane.POLL, self.tokens.refresh)
         except (Refused, OSError, Problem) as error:
@@ -53,6 +54,13 @@ class Gate:
             self._trouble = str(error)
         else:
             self._trouble = ""
+            if had_some and not self.tokens.grants:
+                _log.warning(
+                    "%s has no token any more, so every request is refused; put it back, or make "
+                    "one: %s",
+                    self.tokens.path,
+                    how_to_make_one(self.settings),
+                )
 
     async def admit(self, token: str | None, scope: str | None, client: str) -> Grant:
         """The grant of a token, which has the scope, if one is given, and requests left.

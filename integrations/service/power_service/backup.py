@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import ssl
 import tempfile
 import urllib.error
 import urllib.request
@@ -13,7 +13,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from power_manager import PowerManager, StorageError
+from power_manager import PowerManager, StorageError, replace_file
 from power_service.errors import ServiceError
 
 MEDIA_TYPE = "application/vnd.sqlite3"
@@ -105,39 +105,61 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def download(url: str, token: str | None, target: Path) -> None:
-    """Copy a service's database over HTTP. Raises BackupFailed; an older `target` then stays."""
+    """Copy a service's database over HTTP. An older `target` stays if that fails.
+
+    Raises BackupFailed, and StorageError where the copy cannot be written.
+    """
     if not url.startswith(("http://", "https://")):
         raise BackupFailed(
             f"{url}: expected the address of a service, such as http://127.0.0.1:8080"
         )
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     opener = urllib.request.build_opener(_NoRedirect)
-    unfinished = target.with_name(f".{target.name}.unfinished")
     try:
         request = urllib.request.Request(f"{url.rstrip('/')}/v1/backup", headers=headers)
-        with opener.open(request, timeout=_SECONDS) as answer:
-            _save(answer, unfinished)
-        os.replace(unfinished, target)
+        # The file first: where it cannot be made, the service need not copy anything.
+        with (
+            replace_file(target, 0o600) as file,
+            opener.open(request, timeout=_SECONDS) as answer,
+        ):
+            _save(answer, file, target)
+    except StorageError:
+        raise
     except urllib.error.HTTPError as error:
         raise BackupFailed(f"{url}: {_detail(error)}") from None
+    except urllib.error.URLError as error:
+        raise BackupFailed(f"{url}: {_reason(error)}") from None
     except (OSError, HTTPException, ValueError) as error:
         raise BackupFailed(f"{url}: {error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
-def _save(answer: HTTPResponse, path: Path) -> None:
-    """Save an answer in a private file, on the disk. Raises ValueError if it is no database."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "w+b") as file:
-        shutil.copyfileobj(answer, file, _CHUNK_BYTES)
-        file.flush()
-        os.fsync(descriptor)
-        if str(file.tell()) != answer.headers["Content-Length"]:
-            raise ValueError("the answer ended early: try again")
-        file.seek(0)
-        if file.read(len(_MAGIC)) != _MAGIC:
+def _save(answer: HTTPResponse, file: BinaryIO, target: Path) -> None:
+    """Write an answer to a new file, which becomes `target`.
+
+    Raises ValueError if it is no database, or not all of one; StorageError.
+    """
+    byte_count = 0
+    while chunk := answer.read(_CHUNK_BYTES):
+        if byte_count == 0 and not chunk.startswith(_MAGIC):
             raise ValueError("the answer is not a database: check the service's address")
+        byte_count += len(chunk)
+        try:
+            file.write(chunk)
+        except OSError as error:  # as on a full disk: not the service's fault
+            raise StorageError(target, str(error.strerror or error)) from error
+    if byte_count == 0 or str(byte_count) != answer.headers["Content-Length"]:
+        raise ValueError("the answer ended early: try again")
+
+
+def _reason(error: urllib.error.URLError) -> str:
+    """Why there is no connection, and what would do."""
+    reason = error.reason
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({reason.verify_message}): name the file of a "
+            "certificate of your own in $SSL_CERT_FILE"
+        )
+    return str(getattr(reason, "strerror", None) or reason)
 
 
 def _detail(error: urllib.error.HTTPError) -> str:

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from power_manager import PowerManager
+from power_manager import PowerManager, not_installed
 from power_service.problems import Code, Problem, retry_later
 from power_service.settings import Refused, Settings
 from power_service.storage import Lane, Storage, storage_of
@@ -45,10 +45,8 @@ def add_webhook(app: FastAPI, environ: Mapping[str, str], service: Settings) -> 
     try:
         # Imported only where it is used. Taking deliveries does not need Stripe's SDK of 30 MB.
         webhooks = importlib.import_module("power_billing.webhooks")
-    except ImportError as error:
-        raise Refused(
-            f"{given[0]} is set, but {error.name} is not installed: pip install '.[billing]'"
-        ) from None
+    except ModuleNotFoundError as error:
+        raise Refused(f"{given[0]} is set, but {not_installed(error, 'billing')}") from None
     try:
         settings = webhooks.WebhookSettings.from_environ(environ)
     except webhooks.BillingError as error:

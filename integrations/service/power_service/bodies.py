@@ -22,7 +22,7 @@ END_OF_LINE = b"\n"  # so that the prompt after curl's output begins a line
 _LARGE = 65_536  # bytes; parsing them takes about a millisecond
 _ROW_NUMBER = re.compile(r"row \d+: ")
 _CURRENT = re.compile(r"\bcurrent\b")  # the library's parameter
-Row = tuple[Any, Any, Any, Any, Any]  # of PowerManager.log_many
+LogRow = tuple[Any, Any, Any, Any, Any]  # meter id, V, A, %, time, as log_many takes them
 
 
 def json_response(adapter: TypeAdapter[Any], value: object, status: int = 200) -> Response:
@@ -78,7 +78,7 @@ async def read_object(request: Request, shape: Shape) -> dict[str, Any]:
     return fields(parse(await request.body()), shape)
 
 
-async def read_readings(request: Request, storage: Storage) -> tuple[list[Row], bool]:
+async def read_readings(request: Request, storage: Storage) -> tuple[list[LogRow], bool]:
     """The readings of a request, and whether they are a batch: an array or NDJSON.
 
     Large bodies are parsed off the event loop.
@@ -108,7 +108,7 @@ def error_as_sent(error: InvalidValue | NotFound, batch: bool) -> InvalidValue |
     return InvalidValue(row + _CURRENT.sub("current_draw", what) + got + value)
 
 
-def _rows(body: bytes, media_type: str) -> tuple[list[Row], bool]:
+def _rows(body: bytes, media_type: str) -> tuple[list[LogRow], bool]:
     if media_type == NDJSON:
         lines = [line for line in body.splitlines() if line.strip()]
         _check_count(len(lines))
@@ -128,7 +128,7 @@ def _check_count(count: int) -> None:
         raise Problem(Code.INVALID_VALUE, f"expected at most {MAX_BATCH} readings, got {count}")
 
 
-def _row(value: Any, where: str) -> Row:
+def _row(value: Any, where: str) -> LogRow:
     reading = fields(value, NEW_READING, where)
     return (
         reading["meter_id"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import json
 import logging
 import os
 import resource
@@ -29,6 +28,8 @@ from power_manager import (
     printable,
     program_name,
     run_program,
+    shown_json,
+    sigterm_as_exit,
 )
 from power_service import __version__
 from power_service.backup import copy_file, download
@@ -102,6 +103,7 @@ def _add_backup_command(parser: CommandParser) -> None:
         "--url", help="the address of a service, to copy its database (default: copy --db)"
     )
     add_options(command, ["db"], _TEXTS_OF_COMMANDS)
+    command.add_json()
     command.set_defaults(parser=command)
 
 
@@ -114,7 +116,7 @@ def _add_token_commands(parser: CommandParser) -> None:
         "make a token and print it; it cannot be shown again",
         examples=["laptop --scope read --scope write", "edge-001 --scope write --device edge-001"],
     )
-    new.add_argument("name", help="a name that tells people what the token is for")
+    new.add_argument("name", type=_not_empty, help="a name that tells people what the token is for")
     new.add_argument(
         "--scope",
         action="append",
@@ -127,10 +129,10 @@ def _add_token_commands(parser: CommandParser) -> None:
         "--device",
         action="append",
         metavar="ID",
+        type=_not_empty,
         help="a device that it is for (repeatable) (default: all)",
     )
     listing = token.add_command("list", _list_tokens, "list the tokens", examples=["", "--json"])
-    listing.add_argument("--json", action="store_true", help="JSON, for programs")
     text = "revoke a token; it stops working within a second"
     revoke = token.add_command("revoke", _revoke_token, text, examples=["3f9c1a20"])
     revoke.add_argument("id", help="the token's id, as listed")
@@ -138,11 +140,22 @@ def _add_token_commands(parser: CommandParser) -> None:
         command.description = f"{command.description}{_ABOUT_TOKENS}"
         add_options(command, ["db", "tokens"], _TEXTS_OF_COMMANDS)
         command.set_defaults(parser=command)
+    for command in (new, listing, revoke):
+        command.add_json()
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected a name, got {text!r}")
+    return text
 
 
 def _new_token(options: argparse.Namespace, settings: Settings) -> int:
     tokens = TokenFile(settings.token_file)
     token, grant = tokens.new(options.name, map(Scope, options.scope), options.device)
+    if options.json:
+        print(shown_json({"token": token, **_token_as_json(grant)}))
+        return 0
     print(token)
     print_error(
         f"power-service: token {grant.id} is in {tokens.path}; its text is printed only this once"
@@ -153,7 +166,7 @@ def _new_token(options: argparse.Namespace, settings: Settings) -> int:
 def _list_tokens(options: argparse.Namespace, settings: Settings) -> int:
     grants = TokenFile(settings.token_file).grants
     if options.json:
-        print(json.dumps([_token_as_json(grant) for grant in grants], indent=1))
+        print(shown_json([_token_as_json(grant) for grant in grants]))
         return 0
     if not grants:
         how = how_to_make_one(settings)
@@ -187,18 +200,26 @@ def _token_as_json(grant: Grant) -> dict[str, object]:
 
 def _revoke_token(options: argparse.Namespace, settings: Settings) -> int:
     if TokenFile(settings.token_file).revoke(options.id):
-        print(f"Token {printable(options.id)} is revoked.")
+        text = f"Token {printable(options.id)} is revoked."
+        print(shown_json({"revoked": options.id}) if options.json else text)
         return 0
     print_error(f"power-service: no token has the id {options.id!r}: see power-service token list")
     return 1
 
 
 def _backup(options: argparse.Namespace, settings: Settings) -> int:
+    if options.url and "db" in options:
+        raise Refused("--db and --url: a backup is of one of them: leave the other out")
     if options.url:
         download(options.url, os.environ.get(TOKEN_VARIABLE), options.file)
     else:
         copy_file(settings.db, options.file)
-    print(f"The copy is {options.file}: power-manager restore puts it back.")
+    byte_count = options.file.stat().st_size
+    if options.json:
+        print(shown_json({"path": str(options.file), "bytes": byte_count}))
+        return 0
+    copy = printable(options.file)
+    print(f"The copy is {copy}, {byte_count:,} bytes: power-manager restore puts it back.")
     return 0
 
 
@@ -245,6 +266,15 @@ def _connections_allowed(wanted: int) -> int:
     return min(wanted, max(most - _DESCRIPTORS_OF_THE_SERVICE, most // 2))
 
 
+def _with_connections_allowed(settings: Settings) -> Settings:
+    """Settings with fewer connections where the system does not allow as many."""
+    allowed = _connections_allowed(settings.max_connections)
+    if allowed == settings.max_connections:
+        return settings
+    _log.warning("the system's limit of open files allows only %d connections", allowed)
+    return settings.model_copy(update={"max_connections": allowed})
+
+
 def _serve(settings: Settings, announce: Announce, *, signs_in: bool = False) -> int:
     """Serve; with `signs_in`, the announced address is a link that signs in once, if needed."""
     # FastAPI takes half a second to import: `token` does without it.
@@ -255,18 +285,7 @@ def _serve(settings: Settings, announce: Announce, *, signs_in: bool = False) ->
         _log.warning("%s is not a setting of this service: see its README", name)
     tokens = TokenFile(settings.token_file)
     settings.check(len(tokens.grants))
-    if not settings.is_fleet:
-        with PowerManager(settings.db, durability=settings.durability):
-            pass  # a file that cannot be used is said in one line
-    if settings.auth and not tokens.grants and not signs_in:
-        _log.warning(
-            "there is no token yet, so every request is refused; make one: %s",
-            how_to_make_one(settings),
-        )
-    allowed = _connections_allowed(settings.max_connections)
-    if allowed < settings.max_connections:
-        _log.warning("the system's limit of open files allows only %d connections", allowed)
-        settings = settings.model_copy(update={"max_connections": allowed})
+    settings = _with_connections_allowed(settings)
     guarded, app = create_app(settings)
 
     def announce_page(url: str) -> None:
@@ -275,7 +294,21 @@ def _serve(settings: Settings, announce: Announce, *, signs_in: bool = False) ->
             url += f"#/sign-in/{app.state.gate.sign_in_ticket()}"
         announce(url)
 
-    return run(make_server(settings, guarded, app, announce_page))
+    server = make_server(settings, guarded, app, announce_page)
+    # The port before the database: a start that fails must not leave an empty one behind.
+    bound = bind(settings.host, settings.port)
+    with contextlib.ExitStack() as at_the_end:
+        for listening in bound:
+            at_the_end.enter_context(listening)
+        if not settings.is_fleet:
+            with PowerManager(settings.db, durability=settings.durability):
+                pass  # a file that cannot be used is said in one line
+        if settings.auth and not tokens.grants and not signs_in:
+            _log.warning(
+                "there is no token yet, so every request is refused; make one: %s",
+                how_to_make_one(settings),
+            )
+        return run(server, bound)
 
 
 # --- The demo
@@ -343,12 +376,13 @@ def _open_in_browser(url: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 1: error, 2: wrong usage, 130: Ctrl-C."""
-    return run_program(lambda: run(argv), "power-service", (PowerManagerError,))
+    return run_program(lambda: run(argv), "power-service", (PowerManagerError,), extra="service")
 
 
 def run(argv: Sequence[str] | None) -> int:
     """Do what the command line says; return the exit code. Raises PowerManagerError, OSError."""
-    with _ended_by_sigterm():
+    # However it ends, the demo's directory is removed.
+    with sigterm_as_exit(0), _sighup_as_sigterm():
         options = _options(argv)
         try:
             code: int = options.run(options, _settings(options))
@@ -360,20 +394,14 @@ def run(argv: Sequence[str] | None) -> int:
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit(0), so that the demo's directory is removed.
-
-    The server has a handler of its own while it runs.
-    """
-    if threading.current_thread() is not threading.main_thread():
+def _sighup_as_sigterm() -> Iterator[None]:
+    """Let SIGHUP, of a terminal that is closed, do what SIGTERM does then; not under nohup."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
         yield
         return
-
-    def end(*_: object) -> None:
-        raise SystemExit(0)
-
-    before = signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -30,7 +30,7 @@ _DAY_SECONDS = 86_400.0
 _LATITUDE = math.radians(47)
 _log = logging.getLogger("power_service")
 
-Row = tuple[str, float | None, float | None, float | None]  # a meter's id, V, A, %
+Measured = tuple[str, float | None, float | None, float | None]  # a meter's id, V, A, %
 
 
 # --- The weather
@@ -92,7 +92,7 @@ class Pack:
         self.charge_pct -= 100.0 * taken_wh / self.capacity_wh
         self.charge_pct = min(max(self.charge_pct, 0.0), 100.0)
 
-    def row(self, meter_id: str, watts: float) -> Row:
+    def row(self, meter_id: str, watts: float) -> Measured:
         """Its reading while it supplies these watts."""
         resting = self.volts * (0.96 + 0.0008 * self.charge_pct)
         volts = resting - 0.0004 * watts  # it falls under load and rises while charging
@@ -122,7 +122,7 @@ class Device:
         """Type, name and capacity of each."""
         raise NotImplementedError
 
-    def step(self, when: float, hours: float, offset_seconds: float) -> list[Row]:
+    def step(self, when: float, hours: float, offset_seconds: float) -> list[Measured]:
         """The readings of its meters now, after so many hours since the last step."""
         raise NotImplementedError
 
@@ -130,7 +130,7 @@ class Device:
         """Keep an event, to be logged with the readings."""
         self.events.append(Event(self.id, kind, when, text, meter_id))
 
-    def _panel_row(self, watts: float, sun_watts: float) -> Row:
+    def _panel_row(self, watts: float, sun_watts: float) -> Measured:
         volts = 36.0 + self.chance.uniform(-0.4, 0.4) if sun_watts > 0.5 else 0.6
         return self.meters["solar"], round(volts, 2), round(watts / volts, 3), None
 
@@ -164,7 +164,7 @@ class Cabin(Device):
             watts += 85.0  # an evening at home
         return self._jitter(watts)
 
-    def step(self, when: float, hours: float, offset_seconds: float) -> list[Row]:
+    def step(self, when: float, hours: float, offset_seconds: float) -> list[Measured]:
         """Use the sun first, then the pack, then the grid."""
         if self.pack.charge_pct < 22:
             self.on_grid = True
@@ -196,7 +196,7 @@ class Mast(Device):
         """Panel and pack."""
         return [("solar", "Panel", 0.0), ("battery", "Pack", self.pack.capacity_wh)]
 
-    def step(self, when: float, hours: float, offset_seconds: float) -> list[Row]:
+    def step(self, when: float, hours: float, offset_seconds: float) -> list[Measured]:
         """Use the sun first, then the pack."""
         if not self.is_off and self.pack.charge_pct < 4:
             self.is_off = True
@@ -225,7 +225,7 @@ class Rack(Device):
         """Supply and UPS."""
         return [("main", "Supply", 0.0), ("ups", "UPS", self.backup_wh)]
 
-    def step(self, when: float, hours: float, offset_seconds: float) -> list[Row]:
+    def step(self, when: float, hours: float, offset_seconds: float) -> list[Measured]:
         """Carry a load that follows the working day."""
         hour = (when + offset_seconds) / 3600 % 24
         load = self._jitter(58.0 + 24.0 * max(math.sin((hour - 7) / 12 * math.pi), 0.0))

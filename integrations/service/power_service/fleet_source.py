@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
-from power_manager import Deletion, DeviceRecord
+from power_manager import Deletion, DeviceRecord, not_installed
 from power_service.settings import Refused, Settings
 from power_service.source import ManyMeters, Source
 
@@ -30,7 +30,7 @@ class FleetSource(Source, ManyMeters, Protocol):
         """Deletions of readings of these devices, or of all, oldest first, numbered by device."""
 
     def fleet_state(self) -> dict[str, Any]:
-        """How current the engine is; see models.FleetState."""
+        """How fresh the answers are; see models.FleetState."""
 
     def fleet_devices(self) -> list[dict[str, Any]]:
         """What the fleet knows of each device beside its record; see models.FleetDevice."""
@@ -53,10 +53,8 @@ def open_fleet(settings: Settings, clock: Callable[[], float]) -> FleetSource:
     try:
         # It brings the engine's client, so it is imported for a fleet only.
         read = importlib.import_module("power_fleet.read")
-    except ImportError as error:
-        raise Refused(
-            f"--fleet and --hub need {error.name}, which is not installed: pip install '.[fleet]'"
-        ) from None
+    except ModuleNotFoundError as error:
+        raise Refused(f"--fleet, --hub: {not_installed(error, 'fleet')}") from None
     try:
         source: FleetSource = read.open_source(settings.fleet, settings.hub, clock)
     except read.Refused as error:

@@ -225,7 +225,7 @@ class FleetDevice(TypedDict):
 
 
 class FleetState(TypedDict):
-    """How current the engine is: answers include all that devices sent by `fresh_as_of`.
+    """How fresh the answers of the engine are: they include all that devices sent by `fresh_as_of`.
 
     `waiting_messages` are in the stream and not yet in the engine; `dead_letters` can never be
     stored. Null: not known; the last two where the service does not know the stream.

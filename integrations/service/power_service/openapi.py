@@ -17,32 +17,15 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
+from power_manager import run_program
+from power_service.api import make_api
 from power_service.backup import MEDIA_TYPE as BACKUP
 from power_service.examples import REQUESTS, RESPONSES, STREAM
 from power_service.models import StreamMessage
 from power_service.problems import MEDIA_TYPE, STATUS, Code, Problem, ProblemDetails
+from power_service.settings import Settings
 from power_service.shapes import SHAPES
 
-SUMMARY = (
-    "Power telemetry of edge devices: readings in, events, statistics, budgets and reports out"
-)
-DESCRIPTION = """REST and WebSocket over power_manager. Records have the library's names.
-
-A service serves a file, or a fleet whose devices send their files to an engine; `source` in
-`GET /v1/me` says which. The routes are the same. For a fleet, whatever writes is refused with 409
-`needs_a_file`; for a file, all routes under `/v1/fleet` are 404 `no_fleet`.
-
-Numbers are strict: NaN, Infinity, 1e999, true and "12.5" are refused with 422. Errors are RFC 9457
-problem JSON; programs should use `code`. A token bound to devices gets 403 for everything of other
-devices, whether they exist or not.
-
-The stream is the WebSocket `/v1/stream?device_id=&after=&file_id=`; its messages are under
-`webhooks`. Resume with the last `sequence` as `after` and the `file_id` of the last hello.
-Authenticate with the subprotocols `power.v1` and `token.<token>`, with an Authorization header, or
-with `ticket=` from `POST /v1/stream/tickets`. Close codes: 1012, the service restarts, and 1013,
-the client was too slow: reconnect and resume; 4000 + an HTTP status, the connection is refused,
-with the problem's code as reason.
-"""
 _REF = "#/components/schemas/{model}"
 _DESCRIPTIONS = {
     400: "The body is not JSON.",
@@ -239,9 +222,6 @@ def _stream_operation() -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the contract to a file, or compare it with one."""
-    from power_service.app import bare_app
-    from power_service.settings import Settings
-
     parser = argparse.ArgumentParser(
         prog="power_service.openapi", description="Write the service's OpenAPI document."
     )
@@ -250,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("file", type=Path, help="such as integrations/service/openapi.json")
     options = parser.parse_args(argv)
-    present = text(build(bare_app(Settings(db=Path("power_manager.db"), no_auth=True))))
+    present = text(build(make_api(Settings(db=Path("power_manager.db"), no_auth=True))))
     if options.check:
         if options.file.read_text(encoding="utf-8") == present:
             return 0
@@ -264,4 +244,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main, "power_service.openapi"))

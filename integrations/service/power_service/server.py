@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import ssl
 import sys
 import threading
@@ -163,9 +164,9 @@ class Server(uvicorn.Server):
         last.start()
         super().handle_exit(sig, frame)
 
-    async def startup(self, sockets: Any = None) -> None:
-        """Open the database, listen, and say where."""
-        bound = bind(self._settings.host, self._settings.port)  # first, as it may fail
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the database, listen, and say where. Raises CannotListen."""
+        bound = sockets or bind(self._settings.host, self._settings.port)  # first, as it may fail
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             for listening in bound:
@@ -199,7 +200,7 @@ class Server(uvicorn.Server):
             self.replaced = self.should_exit = True
         return await super().on_tick(counter)
 
-    async def shutdown(self, sockets: Any = None) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close every connection; after GRACE_SECONDS, cut those that are left."""
         asyncio.get_running_loop().call_later(GRACE_SECONDS, self._cut)
         await super().shutdown(sockets)
@@ -263,10 +264,10 @@ def make_server(
     return Server(config, settings, app, announce)
 
 
-def run(server: Server) -> int:
-    """Serve until a signal; return the exit code. Raises CannotListen."""
+def run(server: Server, bound: list[socket.socket]) -> int:
+    """Serve at these sockets until a signal; return the exit code."""
     # uvicorn raises its signal again when it has ended.
     signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+        server.run(bound)
     return server.exit_code

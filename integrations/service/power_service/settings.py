@@ -197,10 +197,14 @@ class Settings(BaseSettings):
 
     @property
     def token_file(self) -> Path:
-        """The file of tokens: the one that is given, or one beside the database."""
-        if self.tokens is None and self.is_fleet:
+        """The file of tokens: the one that is given, or one beside the database. Raises Refused."""
+        if self.tokens is not None:
+            return self.tokens
+        if self.is_fleet:
             return Path(FLEET_TOKENS)
-        return self.tokens or self.db.with_name(self.db.name + ".tokens.json")
+        if self.db.is_dir():
+            raise Refused(f"--db {self.db}: this is a directory: name a file in it")
+        return self.db.with_name(self.db.name + ".tokens.json")
 
     def check(self, token_count: int) -> None:
         """Raise Refused for a combination that is unsafe or contradicts itself."""

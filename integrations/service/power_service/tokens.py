@@ -16,7 +16,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
+from power_manager import replace_file
 from power_service.settings import Refused
 
 
@@ -59,46 +61,47 @@ def digest(token: str) -> str:
 def _read(path: Path) -> list[Grant]:
     """The grants in the file; none if there is no file. Raises Refused."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = path.open("rb")
     except FileNotFoundError:
         return []
-    with open(descriptor, encoding="utf-8") as file:
+    with file:
         if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
             raise Refused(
                 f"{path}: other users can read or write it: chmod 600 it, and make new tokens"
             )
-        try:
-            rows = json.load(file)["tokens"]
-            return [
-                Grant(**{**row, "scopes": tuple(row["scopes"]), "devices": _ids(row["devices"])})
-                for row in rows
-            ]
-        except (ValueError, TypeError, KeyError) as error:
-            raise Refused(f"{path}: expected a file of tokens: {error!r}") from error
+        content = file.read()
+    try:
+        return [_grant(row) for row in json.loads(content)["tokens"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        # Not what the file has: it may be a secret of something else.
+        raise Refused(
+            f"{path}: expected a file of tokens, as power-service token new writes it: put it "
+            "back, or move this one away and make new tokens"
+        ) from None
+
+
+def _grant(row: dict[str, Any]) -> Grant:
+    """The grant in a row of the file. Raises ValueError, TypeError, KeyError for any other row."""
+    scopes = tuple(Scope(scope).value for scope in row["scopes"])
+    grant = Grant(**{**row, "scopes": scopes, "devices": _ids(row["devices"])})
+    texts = (grant.id, grant.name, grant.created_at, grant.sha256, *(grant.devices or ()))
+    if not all(isinstance(text, str) for text in texts) or isinstance(row["devices"], str):
+        raise TypeError
+    return grant
 
 
 def _ids(ids: Iterable[str] | None) -> tuple[str, ...] | None:
-    return None if ids is None else tuple(ids)
+    return None if ids is None else tuple(dict.fromkeys(ids))
 
 
 def _write(path: Path, grants: Iterable[Grant]) -> None:
-    """Replace the file whole: private to its owner, and on the disk before it gets its name.
+    """Replace the file whole; it is private to its owner, also where root writes it.
 
-    Where root writes it, it belongs to the earlier file's owner, or the directory's: the service
-    runs as a user of its own and has to read it.
+    Raises StorageError.
     """
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with contextlib.ExitStack() as undo:
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        undo.callback(unfinished.unlink, missing_ok=True)
-        if os.geteuid() == 0:
-            owner = os.stat(path if path.exists() else path.parent)
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"tokens": [asdict(grant) for grant in grants]}, file, indent=1)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(unfinished, path)
+    text = json.dumps({"tokens": [asdict(grant) for grant in grants]}, indent=1)
+    with replace_file(path, 0o600) as file:
+        file.write(text.encode())
 
 
 @contextlib.contextmanager
@@ -150,7 +153,10 @@ class TokenFile:
     def new(
         self, name: str, scopes: Iterable[Scope], devices: Iterable[str] | None = None
     ) -> tuple[str, Grant]:
-        """Make a token; return its text, which is kept nowhere, and its grant."""
+        """Make a token; return its text, which is kept nowhere, and its grant.
+
+        Raises Refused, OSError: there is no new token then.
+        """
         token = "pm_" + secrets.token_urlsafe(32)
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
         names = tuple(dict.fromkeys(scope.value for scope in scopes))
@@ -161,7 +167,7 @@ class TokenFile:
         return token, grant
 
     def revoke(self, token_id: str) -> bool:
-        """Revoke a token; return whether there was one with that id."""
+        """Revoke a token; return whether there was one with that id. Raises Refused, OSError."""
         with _locked(self.path):
             before = _read(self.path)
             left = [grant for grant in before if grant.id != token_id]

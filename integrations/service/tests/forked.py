@@ -6,13 +6,16 @@ module of tests also has a service that the command itself starts.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["power_service.server", "power_service.app", "power_service.cli"])
@@ -66,6 +69,20 @@ class Forked:
         if code is None:
             raise subprocess.TimeoutExpired("power-service", timeout or 0.0)
         return code
+
+
+def end() -> None:
+    """End the server that forks and wait for it: nothing of the tests outlives them.
+
+    Left alone it ends a moment after the tests do. multiprocessing has these methods for tests.
+    """
+    forks: Any = multiprocessing.forkserver
+    tracker: Any = multiprocessing.resource_tracker
+    forks._forkserver._stop()
+    tracker._resource_tracker._stop()
+
+
+atexit.register(end)
 
 
 def _begin(environment: dict[str, str]) -> None:

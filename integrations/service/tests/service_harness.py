@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +44,17 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+@contextlib.contextmanager
+def small_disk(byte_count: int) -> Iterator[None]:
+    """No file can have more bytes: a write fails as on a full disk, with another word."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (byte_count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 COMMAND = ("-m", "power_service")
@@ -127,3 +141,31 @@ class Service:
         return httpx2.Client(
             base_url=self.url, headers=headers, timeout=30, verify=self.verify, trust_env=False
         )
+
+
+def certificate(directory: Path) -> tuple[list[str], ssl.SSLContext]:
+    """The options of a service with a certificate for this machine, and a context to trust it."""
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    command += [
+        "-addext",
+        "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        "-keyout",
+        str(key),
+        "-out",
+        str(cert),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    options = ["--tls-cert", str(cert), "--tls-key", str(key)]
+    return options, ssl.create_default_context(cafile=cert)

@@ -10,7 +10,6 @@ import re
 import resource
 import shlex
 import socket
-import ssl
 import stat
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from power_service.limits import Buckets
 from power_service.problems import Problem
 from power_service.settings import Refused, Settings
 from power_service.tokens import EVERYBODY, Scope, Tickets, TokenFile
-from service_harness import ENVIRONMENT, SERVICE, SOON, Service, eventually
+from service_harness import ENVIRONMENT, SERVICE, SOON, Service, certificate, eventually, small_disk
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
@@ -330,6 +329,16 @@ class TestHostsAndOrigins:
         assert "Access-Control-Allow-Origin" not in preflight.headers
 
 
+ROW = {
+    "id": "0a348ad3",
+    "name": "x",
+    "scopes": ["read"],
+    "devices": None,
+    "created_at": "2026-01-01T00:00:00+00:00",
+    "sha256": "0",
+}
+
+
 class TestTokens:
     """Their file, their command line, and what becomes of them."""
 
@@ -363,16 +372,53 @@ class TestTokens:
         with pytest.raises(Refused, match="chmod 600"):
             TokenFile(path)
 
-    @pytest.mark.parametrize("content", ["", "[]", '{"tokens": [{"id": 1}]}', '{"tokens": 3}'])
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b"[]",
+            b"secret",
+            b"SQLite format 3\0\xff",
+            b"[" * 100_000,
+            b'{"tokens": 3}',
+            b'{"tokens": [{"id": 1}]}',
+            b'{"tokens": ["secret"]}',
+            *(
+                json.dumps({"tokens": [{**ROW, name: value}]}).encode()
+                for name, value in (
+                    ("id", 1),
+                    ("name", None),
+                    ("sha256", 1),
+                    ("scopes", 1),
+                    ("scopes", ["secret"]),
+                    ("devices", "secret"),
+                    ("devices", [1]),
+                    ("secret", 1),
+                )
+            ),
+        ],
+    )
     def test_a_file_of_something_else_is_refused_by_name(
-        self, tmp_path: Path, content: str
+        self, tmp_path: Path, content: bytes
     ) -> None:
-        """And not overwritten."""
+        """And not overwritten; what it has is not shown, as it may be a secret."""
         path = tmp_path / "tokens.json"
-        path.write_text(content)
+        path.write_bytes(content)
         path.chmod(0o600)
-        with pytest.raises(Refused, match="expected a file of tokens"):
+        with pytest.raises(Refused, match="expected a file of tokens") as refused:
             TokenFile(path)
+        assert "secret" not in str(refused.value)
+        assert path.read_bytes() == content
+
+    def test_what_cannot_be_read_is_named(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A directory in the place of a file, of tokens or of the database."""
+        for command in (["token", "list"], ["token", "new", "x", "--scope", "read"], []):
+            for option, code in (("--tokens", 1), ("--db", 2)):
+                assert cli.main([*command, option, str(tmp_path)]) == code
+                assert str(tmp_path) in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
 
     def test_the_command_line_makes_lists_and_revokes(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -413,6 +459,54 @@ class TestTokens:
         assert printed.err.startswith(
             "power-service: there is no token yet; make one: power-service token new"
         )
+
+    @pytest.mark.parametrize("words", [["", "--scope=read"], ["x", "--scope=read", "--device= "]])
+    def test_a_name_that_is_none_is_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+    ) -> None:
+        """An empty variable of a script makes no token, least of all one that nothing may use."""
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["token", "new", *words, "--db", str(tmp_path / "power.db")])
+        assert "expected a name, got '" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+    def test_json_for_programs(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """What the commands have done, and nothing else."""
+        db = ["--db", str(tmp_path / "power.db"), "--json"]
+        assert cli.main(["token", "new", "probe", "--scope", "read", *db]) == 0
+        printed = capsys.readouterr()
+        made = json.loads(printed.out)
+        (grant,) = TokenFile(tmp_path / "power.db.tokens.json").grants
+        assert TokenFile(tmp_path / "power.db.tokens.json").find(made.pop("token")) == grant
+        assert made == {
+            "id": grant.id,
+            "name": "probe",
+            "created_at": grant.created_at,
+            "scopes": ["read"],
+            "devices": None,
+        }
+        assert printed.err == ""
+        assert cli.main(["token", "revoke", grant.id, *db]) == 0
+        printed = capsys.readouterr()
+        assert (json.loads(printed.out), printed.err) == ({"revoked": grant.id}, "")
+        assert cli.main(["token", "list", *db]) == 0
+        printed = capsys.readouterr()
+        assert (json.loads(printed.out), printed.err) == ([], "")
+
+    def test_a_disk_that_is_full(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """The file is named, and stays as it was; there is no token that was not kept."""
+        db = ["--db", str(tmp_path / "power.db")]
+        assert cli.main(["token", "new", "first", "--scope", "read", *db]) == 0
+        path = tmp_path / "power.db.tokens.json"
+        before = path.read_bytes()
+        capsys.readouterr()
+        with small_disk(100):
+            assert cli.main(["token", "new", "second", "--scope", "read", *db]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith(f"power-service: {path}: File too large")
+        assert list(tmp_path.iterdir()) == [path]
+        assert path.read_bytes() == before
 
     def test_tokens_made_at_the_same_time_are_all_kept(self, tmp_path: Path) -> None:
         """Each change of the file is one whole change."""
@@ -649,6 +743,34 @@ class TestRefusals:
         for option, path in paths.items():
             assert (f"{option} {path}" in message) == (missing in (option, None))
 
+    @pytest.mark.parametrize(
+        ("options", "variables", "code"),
+        [
+            (["--port", "TAKEN"], {}, 1),
+            (["--behind-proxy", "--host", "192.0.2.1"], {}, 1),
+            (["--tls-cert", "no.pem", "--tls-key", "no.pem"], {}, 2),
+            (["--dashboard", "nope"], {}, 2),
+            ([], {"POWER_BILLING_GRACE_HOURS": "72"}, 2),
+        ],
+    )
+    def test_a_start_that_fails_leaves_nothing_behind(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        options: list[str],
+        variables: dict[str, str],
+        code: int,
+    ) -> None:
+        """No empty database, which the next start or a backup would take for the right one."""
+        monkeypatch.chdir(tmp_path)
+        for name, text in variables.items():
+            monkeypatch.setenv(name, text)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            shown = [port if option == "TAKEN" else option for option in options]
+            assert cli.main(["--db", "power.db", *shown]) == code
+        assert list(tmp_path.iterdir()) == []
+
     def test_without_its_extra_it_says_what_to_install(self, tmp_path: Path) -> None:
         """The command is there as soon as the package is; -S leaves out all that is installed."""
         command = [sys.executable, "-S", "-m", "power_service", "--db", str(tmp_path / "power.db")]
@@ -879,34 +1001,6 @@ class TestTls:
             ]
             assert cut(silent[-1])
             assert client.get("/healthz").status_code == 200
-
-
-def certificate(directory: Path) -> tuple[list[str], ssl.SSLContext]:
-    """The options of a service with a certificate for this machine, and a context to trust it."""
-    cert, key = directory / "cert.pem", directory / "key.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=localhost",
-    ]
-    command += [
-        "-addext",
-        "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        "-keyout",
-        str(key),
-        "-out",
-        str(cert),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    options = ["--tls-cert", str(cert), "--tls-key", str(key)]
-    return options, ssl.create_default_context(cafile=cert)
 
 
 class TestDescriptors:

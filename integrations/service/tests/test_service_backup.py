@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import httpx2
 import pytest
 from conftest import Start
 from power_service import cli
-from service_harness import Service, eventually
+from service_harness import Service, certificate, eventually, small_disk
 from test_service_storage import RUN
 
 from power_manager import PowerManager
@@ -127,8 +128,27 @@ class TestCommand:
         db = ["--db", str(filled)]
         arguments = [*db, "backup", str(target)] if before else ["backup", str(target), *db]
         assert cli.main(arguments) == 0
-        assert str(target) in capsys.readouterr().out
+        size = target.stat().st_size
+        text = f"The copy is {target}, {size:,} bytes: power-manager restore puts it back.\n"
+        assert capsys.readouterr().out == text
         assert "a" in devices(target)
+
+    def test_json_for_programs(
+        self,
+        service: Service,
+        filled: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Of a copy of this machine and of one from elsewhere; nothing else is printed."""
+        monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))
+        for origin in (["--db", str(filled)], ["--url", service.url]):
+            target = tmp_path / "copy.db"
+            assert cli.main(["backup", "--json", str(target), *origin]) == 0
+            printed = capsys.readouterr()
+            expected = {"path": str(target), "bytes": target.stat().st_size}
+            assert (json.loads(printed.out), printed.err) == (expected, "")
 
     def test_no_file_is_made_where_there_was_none(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -174,6 +194,7 @@ class TestCommand:
         [
             ("/short", "ended early"),
             ("/page", "is not a database"),
+            ("/empty", "ended early"),
             ("/moved", "302"),
             ("/broken", "500"),
         ],
@@ -193,8 +214,63 @@ class TestCommand:
         assert message in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_disk_that_is_full(
+        self,
+        service: Service,
+        filled: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """The copy is named, as the service is not at fault; an older one stays."""
+        assert filled.stat().st_size > 500_000
+        target = tmp_path / "copy.db"
+        target.write_text("an older copy")
+        monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))
+        with small_disk(100_000):
+            assert cli.main(["backup", str(target), "--url", service.url]) == 1
+        assert capsys.readouterr().err == f"power-service: {target}: File too large\n"
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["an older copy"]
+
+    def test_a_place_where_no_file_can_be(
+        self, service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is told before the service makes a copy, or asks for a token."""
+        target = tmp_path / "no" / "copy.db"
+        assert cli.main(["backup", str(target), "--url", service.url]) == 1
+        assert f"power-service: {target}: No such file or directory" in capsys.readouterr().err
+
+    def test_one_origin(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A file and a service contradict each other."""
+        both = ["--db", "power.db", "--url", "http://127.0.0.1:1"]
+        assert cli.main(["backup", str(tmp_path / "copy.db"), *both]) == 2
+        assert "power-service: --db and --url: " in capsys.readouterr().err
+
+    def test_a_certificate_that_nobody_knows(
+        self,
+        make_service: Start,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """It is refused, and the variable that names it is said; with it the copy is made."""
+        options, _ = certificate(tmp_path)
+        service = make_service(*options)
+        monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))
+        service.start()
+        words = ["backup", str(tmp_path / "copy.db"), "--url", service.url]
+        assert cli.main(words) == 1
+        message = capsys.readouterr().err
+        assert f"{service.url}: its certificate is not trusted (self" in message
+        assert message.endswith("in $SSL_CERT_FILE\n")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        assert cli.main(words) == 0
+        assert devices(tmp_path / "copy.db") == []
+
     def test_nobody_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """And addresses that are none."""
+        assert cli.main(["backup", str(tmp_path / "c.db"), "--url", "http://127.0.0.1:1"]) == 1
+        assert capsys.readouterr().err == "power-service: http://127.0.0.1:1: Connection refused\n"
         for url in ("http://127.0.0.1:1", "nonsense", "http://[", "file:///etc"):
             assert cli.main(["backup", str(tmp_path / "copy.db"), "--url", url]) == 1
             assert url in capsys.readouterr().err
@@ -208,6 +284,8 @@ class Elsewhere(BaseHTTPRequestHandler):
         assert not self.path.startswith("/stolen"), "the token was sent on"
         status = {"/moved": 302, "/broken": 500}.get(self.path.removesuffix("/v1/backup"), 200)
         body = b"SQLite format 3\0" if self.path.startswith("/short") else b"<!doctype html>"
+        if self.path.startswith("/empty"):
+            body = b""
         self.send_response(status)
         self.send_header("Content-Length", str(len(body) + 9 * self.path.startswith("/short")))
         if status == 302:

@@ -114,8 +114,11 @@ class TestTheFile:
 class TestTheCommand:
     """No token, no Node."""
 
-    def test_it_serves_prints_the_address_and_leaves_nothing(self, tmp_path: Path) -> None:
-        """The page, live data, and an end by Ctrl-C."""
+    @pytest.mark.parametrize(("sig", "expected"), [(signal.SIGINT, 130), (signal.SIGHUP, 0)])
+    def test_it_serves_prints_the_address_and_leaves_nothing(
+        self, tmp_path: Path, sig: int, expected: int
+    ) -> None:
+        """The page, live data, and an end by Ctrl-C, or as the terminal is closed."""
         environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path), "BROWSER": f"{tmp_path}/browser %s"}
         (tmp_path / "browser").write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
         (tmp_path / "browser").chmod(0o755)
@@ -140,15 +143,28 @@ class TestTheCommand:
                     )
                 )
             eventually((tmp_path / "opened").exists)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(sig)
             _, errors = process.communicate(timeout=SOON)
-        assert (process.returncode, errors) == (130, "")
+        assert (process.returncode, errors) == (expected, "")
         assert not list(tmp_path.glob("power-demo-*"))
 
-    def test_a_term_while_the_year_is_made_leaves_nothing(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("before", [signal.SIG_IGN, signal.SIG_DFL])
+    def test_under_nohup_it_stays(self, before: signal.Handlers) -> None:
+        """A SIGHUP that is ignored goes on being ignored; and what was before comes back."""
+        as_found = signal.signal(signal.SIGHUP, before)
+        try:
+            with cli._sighup_as_sigterm():
+                is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGHUP) is before
+        finally:
+            signal.signal(signal.SIGHUP, as_found)
+        assert is_ignored == (before is signal.SIG_IGN)
+
+    @pytest.mark.parametrize("sig", ["SIGTERM", "SIGHUP"])
+    def test_an_end_while_the_year_is_made_leaves_nothing(self, tmp_path: Path, sig: str) -> None:
         """Exit code 0, as at any other time."""
         environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
-        command = [sys.executable, "-c", TERM_WHILE_MAKING, "--demo", "--port", "0"]
+        command = [sys.executable, "-c", END_WHILE_MAKING.format(sig), "--demo", "--port", "0"]
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert (run.returncode, run.stderr) == (0, "")
         assert list(tmp_path.iterdir()) == []
@@ -249,15 +265,17 @@ IN_USE = (
 )
 # The README's test serves the whole year, which takes seconds to make.
 SHORT_YEAR = """
-import sys
+import signal, sys
 from power_service import cli, demo
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 demo.DAYS = demo.RECENT_DAYS = 1
 sys.exit(cli.main())
 """
-TERM_WHILE_MAKING = """
+END_WHILE_MAKING = """
 import os, signal, sys
 from power_service import cli, demo
-demo.Demo.make = lambda self: os.kill(os.getpid(), signal.SIGTERM)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+demo.Demo.make = lambda self: os.kill(os.getpid(), signal.{})
 sys.exit(cli.main())
 """
 NO_DASHBOARD = """

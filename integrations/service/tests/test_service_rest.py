@@ -743,6 +743,13 @@ class TestEventsAndReports:
 class TestTheServiceItself:
     """Health, metrics, errors, limits."""
 
+    @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+    def test_who_watches_it_may_ask_by_head(self, service: Service, path: str) -> None:
+        """The status of GET without its body, and no token."""
+        with service.client() as nobody:
+            answer = nobody.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+
     def test_health_and_readiness_need_no_token(self, service: Service) -> None:
         """They say nothing but that they are."""
         with service.client() as nobody:

@@ -248,3 +248,21 @@ class TestOpen:
         with started(tmp_path, "--no-auth") as link:
             assert link.endswith("/")
             assert "#" not in link
+
+
+class TestTokensThatGo:
+    """The file of tokens is taken away while the service runs."""
+
+    def test_the_log_says_why_nobody_gets_in(self, make_service: Start, tmp_path: Path) -> None:
+        """Once; and who had a token gets in again when the file is back."""
+        service = make_service("--rate", "0")
+        with service.client(service.token("read")) as client:
+            service.start()
+            assert client.get("/v1/devices").status_code == 200
+            service.tokens.path.rename(tmp_path / "away")
+            eventually(lambda: client.get("/v1/devices").status_code == 401)
+            refusal = client.get("/v1/devices").json()["detail"]
+            (tmp_path / "away").rename(service.tokens.path)
+            assert client.get("/v1/devices").status_code == 200
+        assert "there is no token yet; make one: power-service token new" in refusal
+        assert service.log.read_text().count(f"{service.tokens.path} has no token any more") == 1

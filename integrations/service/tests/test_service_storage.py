@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -111,6 +112,29 @@ def check_503(service: Service, answer: object, codes: set[str]) -> None:
     assert str(service.db) not in answer.text
     assert str(service.db) in service.log.read_text()
     assert "Traceback" not in service.log.read_text()
+
+
+class TestStartsAtOnce:
+    """Services of one new file, started in the same moment."""
+
+    def test_each_serves_the_file_that_one_of_them_has_made(
+        self, make_service: Start, tmp_path: Path
+    ) -> None:
+        """At ports of their own, and none has a word to say about it."""
+        services = []
+        for number in range(3):
+            (tmp_path / str(number)).mkdir()
+            service = make_service("--db", str(tmp_path / "one.db"), "--no-auth")
+            service.log = tmp_path / str(number) / "log"
+            services.append(service)
+        with ThreadPoolExecutor(3) as starters:
+            assert list(starters.map(Service.start, services)) == services
+        with services[0].client() as client:
+            assert client.put("/v1/devices/a", json={"name": "A"}).status_code == 200
+        for service in services:
+            with service.client() as client:
+                assert [device["id"] for device in client.get("/v1/devices").json()] == ["a"]
+            assert "WARNING" not in service.log.read_text()
 
 
 class TestLanes:

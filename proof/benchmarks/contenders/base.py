@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar
 
 from readings import Clock, Row
 
-MAX_GAP = 5400.0  # seconds: over a longer gap no energy is booked; every contender gets the library's rule
-METER = "5f1d3a0c9b7e4482a6d0c1f2"  # for those who name a meter by text, of the length of the library's ids
+# Seconds: over a longer gap no energy is booked. Every contender gets the library's rule.
+MAX_GAP = 5400.0
+# For those who name a meter by text; as long as the library's ids.
+METER = "5f1d3a0c9b7e4482a6d0c1f2"
 
 
 class Unsupported(Exception):
@@ -30,7 +33,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how a contender stores: folder, durability, and (for those that must know before) step and number."""
+    """Where and how a contender stores; step and room are for those that must know before."""
 
     folder: Path
     mode: str
@@ -42,9 +45,8 @@ class Place:
 class Contender:
     """The common protocol. A new one opens, or makes, its file in place.folder."""
 
-    modes: ClassVar[tuple[str, ...]] = (
-        "full",
-    )  # "full", "normal", or "none": nothing is ever synced
+    # "full", "normal", or "none": nothing is ever synced.
+    modes: ClassVar[tuple[str, ...]] = ("full",)
     lacks: ClassVar[str] = ""
 
     def __init__(self, place: Place) -> None:
@@ -77,7 +79,10 @@ class Contender:
         raise NotImplementedError
 
     def report(self, since: float) -> tuple[float, ...]:
-        """Count, mean, least and most watts, least and most charge, Wh out, Wh in, of the readings later than that."""
+        """A summary of the readings later than that.
+
+        Count, mean, least and most watts, least and most charge, Wh out, Wh in.
+        """
         raise NotImplementedError
 
     def verify(self) -> list[str]:
@@ -94,16 +99,19 @@ def brute_force(rows: Iterable[Row]) -> tuple[float, ...]:
     charges = []
     out = 0.0
     taken_in = 0.0
-    before: tuple[float, float] | None = None
+    last_time = -inf
+    last_watt = 0.0
     for time, voltage, current, charge in rows:
         watt = voltage * current
-        if before is not None and time - before[0] <= MAX_GAP:
-            energy = (watt + before[1]) * (time - before[0]) / 7200
+        elapsed = time - last_time
+        if elapsed <= MAX_GAP:
+            energy = (watt + last_watt) * elapsed / 7200
             if energy > 0:
                 out += energy
             else:
                 taken_in -= energy
-        before = time, watt
+        last_time = time
+        last_watt = watt
         watts.append(watt)
         charges.append(charge)
     return (

@@ -1,4 +1,4 @@
-"""Other ways to an SQL database: sqlite-utils, dataset, DuckDB, and SQLAlchemy's ORM as Home Assistant has it."""
+"""Other ways to an SQL database: sqlite-utils, dataset, DuckDB, and Home Assistant's SQLAlchemy."""
 
 # ruff: noqa: D102  # the protocol's methods are documented once, in base.Contender
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _record(row: Row) -> dict[str, Any]:
 
 
 class SqliteUtils(Contender):
-    """Dicts into a table with a key of meter and time, in the journal mode and with the syncs that come with SQLite."""
+    """Dicts into a table with a key of meter and time; SQLite's own journal mode and syncs."""
 
     lacks = "no present state or statistics: a report reads every reading"
 
@@ -58,7 +58,7 @@ class SqliteUtils(Contender):
 
 
 class Dataset(Contender):
-    """Dicts into a table that makes itself, with an index of meter and time; WAL, as dataset sets it."""
+    """Dicts into a table that makes itself, indexed by meter and time; WAL, as dataset sets it."""
 
     lacks = (
         "no key over meter and time, no present state or statistics: a report reads every reading"
@@ -103,15 +103,19 @@ class Dataset(Contender):
 
 
 class DuckDB(Contender):
-    """A table without a key, for one would cost more than the readings; bulk is a CSV file that it reads."""
+    """A table without a key, which would cost more than the readings; bulk by a CSV file."""
 
-    lacks = "one process at a time may have the file open; no key, so a reading sent twice is there twice"
+    lacks = (
+        "one process at a time may have the file open; "
+        "no key, so a reading sent twice is there twice"
+    )
 
     def open(self) -> None:
         self.conn = importlib.import_module("duckdb").connect(str(self.place.folder / "duck.db"))
         self.conn.execute(
-            """CREATE TABLE IF NOT EXISTS reading (meter INTEGER, time DOUBLE, voltage DOUBLE, current DOUBLE,
-            charge DOUBLE)"""
+            """CREATE TABLE IF NOT EXISTS reading (
+                meter INTEGER, time DOUBLE, voltage DOUBLE, current DOUBLE, charge DOUBLE
+            )"""
         )
 
     def log(self, voltage: float, current: float, charge: float) -> None:
@@ -134,15 +138,13 @@ class DuckDB(Contender):
         path.unlink()
 
     def history(self, since: float) -> Sequence[Any]:
-        sql = "SELECT time, voltage, current, charge FROM reading WHERE meter = 1 AND time > ? ORDER BY time"
+        sql = """SELECT time, voltage, current, charge FROM reading
+            WHERE meter = 1 AND time > ? ORDER BY time"""
         return [Reading(METER, *row) for row in self.conn.execute(sql, (since,)).fetchall()]
 
     def report(self, since: float) -> tuple[float, ...]:
-        return tuple(
-            self.conn.execute(
-                report_sql("reading", "meter = 1 AND time > ?", 1.0), (since,)
-            ).fetchone()
-        )
+        sql = report_sql("reading", "meter = 1 AND time > ?", 1.0)
+        return tuple(self.conn.execute(sql, (since,)).fetchone())
 
     def close(self) -> None:
         self.conn.close()
@@ -151,11 +153,15 @@ class DuckDB(Contender):
 class RecorderORM(Contender):
     """SQLAlchemy's ORM as Home Assistant's recorder uses it: WAL, normal, one commit every 5 s.
 
-    Kinder than the recorder itself, which stores a row for each of the three values, and some of its own with them.
+    Kinder than the recorder itself, which stores a row for each of the three values, and some of
+    its own with them.
     """
 
     modes = ("normal",)
-    lacks = "what came in the last 5 s is lost with the process, more with the power; a report reads every reading"
+    lacks = (
+        "what came in the last 5 s is lost with the process, more with the power; "
+        "a report reads every reading"
+    )
 
     def open(self) -> None:
         sa = importlib.import_module("sqlalchemy")
@@ -189,8 +195,9 @@ class RecorderORM(Contender):
         self.committed = self.clock()
 
     def _add(self, row: Row) -> None:
+        time, voltage, current, charge = row
         self.session.add(
-            self.kind(meter=1, time=row[0], voltage=row[1], current=row[2], charge=row[3])
+            self.kind(meter=1, time=time, voltage=voltage, current=current, charge=charge)
         )
 
     def log(self, voltage: float, current: float, charge: float) -> None:

@@ -16,7 +16,7 @@ from .base import METER, Contender, Reading, brute_force, report_sql
 
 
 def connect(path: os.PathLike[str], mode: str) -> sqlite3.Connection:
-    """A connection with the library's promise: WAL, and a sync of every commit where the mode is full."""
+    """A connection with the library's promise: WAL, and with mode full a sync of every commit."""
     conn = sqlite3.connect(path, isolation_level=None)
     conn.execute("PRAGMA journal_mode = wal")
     conn.execute(f"PRAGMA synchronous = {mode}")
@@ -24,7 +24,7 @@ def connect(path: os.PathLike[str], mode: str) -> sqlite3.Connection:
 
 
 class Floor(Contender):
-    """The least that stores a reading: one integer-keyed table, one INSERT a transaction, nothing checked."""
+    """The least that stores a reading: one integer-keyed table, one INSERT a time, no checks."""
 
     modes = ("full", "normal")
     lacks = "no present state, statistics or alerts; checks nothing; a report reads every reading"
@@ -33,8 +33,10 @@ class Floor(Contender):
     def open(self) -> None:
         self.conn = connect(self.place.folder / "floor.db", self.place.mode)
         self.conn.execute(
-            """CREATE TABLE IF NOT EXISTS reading (meter INTEGER, time INTEGER, voltage REAL, current REAL, charge REAL,
-            PRIMARY KEY (meter, time)) WITHOUT ROWID"""
+            """CREATE TABLE IF NOT EXISTS reading (
+                meter INTEGER, time INTEGER, voltage REAL, current REAL, charge REAL,
+                PRIMARY KEY (meter, time)
+            ) WITHOUT ROWID"""
         )
 
     def log(self, voltage: float, current: float, charge: float) -> None:
@@ -48,7 +50,8 @@ class Floor(Contender):
         self.conn.execute("COMMIT")
 
     def ready(self, row: Row) -> Any:
-        return 1, int(row[0] * 1e6), row[1], row[2], row[3]
+        time, voltage, current, charge = row
+        return 1, int(time * 1e6), voltage, current, charge
 
     def bulk(self, ready: Iterable[Any]) -> None:
         self.conn.execute("BEGIN IMMEDIATE")
@@ -56,7 +59,8 @@ class Floor(Contender):
         self.conn.execute("COMMIT")
 
     def history(self, since: float) -> Sequence[Any]:
-        sql = "SELECT time, voltage, current, charge FROM reading WHERE meter = 1 AND time > ? ORDER BY time"
+        sql = """SELECT time, voltage, current, charge FROM reading
+            WHERE meter = 1 AND time > ? ORDER BY time"""
         return [
             Reading(METER, us / 1e6, *rest) for us, *rest in self.conn.execute(sql, (since * 1e6,))
         ]
@@ -70,20 +74,24 @@ class Floor(Contender):
 
 
 class Floor5(Floor):
-    """The library's five statements and nothing else: read the meter, add the reading, its hour, the meter's state."""
+    """The library's five statements alone: read the meter, add the reading, its hour, the state."""
 
     lacks = "no energy, alerts, late readings or checks; for what it measures, one reading, only"
 
     def open(self) -> None:
         super().open()
         self.conn.execute(
-            """CREATE TABLE meter (key INTEGER PRIMARY KEY, id TEXT UNIQUE, voltage REAL, current REAL, charge REAL,
-            updated INTEGER, level INTEGER, device INTEGER)"""
+            """CREATE TABLE meter (
+                key INTEGER PRIMARY KEY, id TEXT UNIQUE, voltage REAL, current REAL, charge REAL,
+                updated INTEGER, level INTEGER, device INTEGER
+            )"""
         )
         self.conn.execute("INSERT INTO meter VALUES (1, ?, 0.0, 0.0, 100.0, 0, 0, 1)", (METER,))
         self.conn.execute(
-            """CREATE TABLE hourly (meter INTEGER, hour INTEGER, count INTEGER, watts REAL, low REAL, high REAL,
-            least REAL, most REAL, energy REAL, PRIMARY KEY (meter, hour)) WITHOUT ROWID"""
+            """CREATE TABLE hourly (
+                meter INTEGER, hour INTEGER, count INTEGER, watts REAL, low REAL, high REAL,
+                least REAL, most REAL, energy REAL, PRIMARY KEY (meter, hour)
+            ) WITHOUT ROWID"""
         )
 
     def log(self, voltage: float, current: float, charge: float) -> None:
@@ -99,13 +107,15 @@ class Floor5(Floor):
         energy = (watts + volts * amperes) * (us - updated) / 7.2e9
         execute(self.insert, (key, us, voltage, current, charge))
         execute(
-            """INSERT INTO hourly VALUES (?1, ?2, 1, ?3, ?3, ?3, ?4, ?4, ?5) ON CONFLICT (meter, hour) DO UPDATE SET
-            count = count + 1, watts = watts + ?3, low = min(low, ?3), high = max(high, ?3), least = min(least, ?4),
-            most = max(most, ?4), energy = energy + ?5""",
+            """INSERT INTO hourly VALUES (?1, ?2, 1, ?3, ?3, ?3, ?4, ?4, ?5)
+            ON CONFLICT (meter, hour) DO UPDATE SET
+                count = count + 1, watts = watts + ?3, low = min(low, ?3), high = max(high, ?3),
+                least = min(least, ?4), most = max(most, ?4), energy = energy + ?5""",
             (key, us // 3_600_000_000, watts, charge, energy),
         )
         execute(
-            "UPDATE meter SET voltage = ?, current = ?, charge = ?, updated = ?, level = ? WHERE key = ?",
+            """UPDATE meter SET voltage = ?, current = ?, charge = ?, updated = ?, level = ?
+            WHERE key = ?""",
             (voltage, current, charge, us, 0, key),
         )
         if outermost:
@@ -113,16 +123,21 @@ class Floor5(Floor):
 
 
 class Naive(Contender):
-    """The layout that most people write first, with what sqlite3 comes with: a rollback journal, synced."""
+    """The layout that most people write first; as sqlite3 comes: a rollback journal, synced."""
 
-    lacks = "ids and times are text, the key is an index beside the table; opens the file for every call"
+    lacks = (
+        "ids and times are text, the key is an index beside the table; "
+        "opens the file for every call"
+    )
 
     def open(self) -> None:
         self.path = self.place.folder / "naive.db"
         with self.connection() as conn:
             conn.executescript(
-                """CREATE TABLE IF NOT EXISTS power_readings (id TEXT PRIMARY KEY, meter_id TEXT, voltage REAL,
-                current_draw REAL, wattage REAL, charge_pct REAL, timestamp TEXT);
+                """CREATE TABLE IF NOT EXISTS power_readings (
+                    id TEXT PRIMARY KEY, meter_id TEXT, voltage REAL, current_draw REAL,
+                    wattage REAL, charge_pct REAL, timestamp TEXT
+                );
                 CREATE INDEX IF NOT EXISTS by_meter ON power_readings (meter_id, timestamp);"""
             )
 
@@ -137,8 +152,9 @@ class Naive(Contender):
             conn.close()
 
     def _fields(self, row: Row) -> tuple[Any, ...]:
-        when = datetime.fromtimestamp(row[0], timezone.utc).isoformat()
-        return os.urandom(16).hex(), METER, row[1], row[2], row[1] * row[2], row[3], when
+        time, voltage, current, charge = row
+        when = datetime.fromtimestamp(time, timezone.utc).isoformat()
+        return os.urandom(16).hex(), METER, voltage, current, voltage * current, charge, when
 
     def log(self, voltage: float, current: float, charge: float) -> None:
         self.bulk([(self.clock(), voltage, current, charge)])
@@ -166,11 +182,12 @@ class Naive(Contender):
 
     def history(self, since: float) -> Sequence[Any]:
         return [
-            Reading(METER, datetime.fromisoformat(row[0]).timestamp(), *row[1:])
-            for row in self._rows(since)
+            Reading(METER, datetime.fromisoformat(when).timestamp(), *values)
+            for when, *values in self._rows(since)
         ]
 
     def report(self, since: float) -> tuple[float, ...]:
         return brute_force(
-            (datetime.fromisoformat(row[0]).timestamp(), *row[1:]) for row in self._rows(since)
+            (datetime.fromisoformat(when).timestamp(), voltage, current, charge)
+            for when, voltage, current, charge in self._rows(since)
         )

@@ -19,7 +19,7 @@ import power_manager
 
 
 class PowerManagerContender(Contender):
-    """Every reading with its meter's present state, hourly statistics and alerts; full: as the library comes."""
+    """Every reading with its meter's state, hourly statistics and alerts; full: as it comes."""
 
     modes = ("full", "normal")
     lacks = "no other thing than power: its columns are fixed"
@@ -41,7 +41,8 @@ class PowerManagerContender(Contender):
                 self.pm.log_power(self.meter, *value)
 
     def ready(self, row: Row) -> Any:
-        return self.meter, row[1], row[2], row[3], row[0]
+        time, voltage, current, charge = row
+        return self.meter, voltage, current, charge, time
 
     def bulk(self, ready: Iterable[Any]) -> None:
         self.pm.log_many(ready)
@@ -50,9 +51,8 @@ class PowerManagerContender(Contender):
         return self.pm.get_history(self.meter, (self.clock() - since) / 3600)
 
     def report(self, since: float) -> tuple[float, ...]:
-        found = json.loads(self.pm.export_report("bench", (self.clock() - since) / DAY))["meters"][
-            0
-        ]
+        text = self.pm.export_report("bench", (self.clock() - since) / DAY)
+        (found,) = json.loads(text)["meters"]
         keys = (
             "reading_count avg_wattage min_wattage max_wattage "
             "min_charge_pct max_charge_pct energy_out_wh energy_in_wh"

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import rrdtool  # type: ignore[import-not-found, unused-ignore]  # Debian's, for the system's python only
+# Debian's, for the system's python only.
+import rrdtool  # type: ignore[import-not-found, unused-ignore]
 from readings import START, Row
 
 from .base import METER, Contender, Reading, Unsupported
@@ -15,12 +16,13 @@ _BATCH = 500  # readings in the arguments of one update
 
 
 class RRDtool(Contender):
-    """One archive of every step, as long as the run, and one of hours for a year (average, least, most)."""
+    """An archive of every step, as long as the run, and a year of hours (mean, least, most)."""
 
     modes = ("none",)
     lacks = (
-        "keeps no exact times (steps of whole seconds) and no single readings past its archive, syncs nothing, refuses"
-        " late readings; its energies are means of steps times hours, not trapezoids of readings"
+        "keeps no exact times (steps of whole seconds) and no single readings past its archive, "
+        "syncs nothing, refuses late readings; its energies are means of steps times hours, "
+        "not trapezoids of readings"
     )
 
     def open(self) -> None:
@@ -69,31 +71,35 @@ class RRDtool(Contender):
         (first, _, _), _, found = rrdtool.fetch(self.path, kind, *span)
         return first, found
 
+    def _hours(self, kind: str, since: float) -> list[tuple[float, float]]:
+        """Charge and watts of the hours that have any."""
+        _, found = self._fetch(kind, since, 3600)
+        return [(charge, watt) for _, _, charge, watt in found if watt is not None]
+
     def history(self, since: float) -> Sequence[Any]:
         first, found = self._fetch("AVERAGE", since, self.step)
         times = range(first + self.step, first + self.step * (len(found) + 1), self.step)
         return [
-            Reading(METER, float(at), *row[:3])
-            for at, row in zip(times, found)
-            if row[0] is not None
+            Reading(METER, float(at), volts, amperes, charge)
+            for at, (volts, amperes, charge, _) in zip(times, found)
+            if volts is not None
         ]
 
     def report(self, since: float) -> tuple[float, ...]:
         if self.clock() - since < 7200:
             raise Unsupported("nothing shorter than its hours")
-        means = [row for row in self._fetch("AVERAGE", since, 3600)[1] if row[3] is not None]
-        least = [row for row in self._fetch("MIN", since, 3600)[1] if row[3] is not None]
-        most = [row for row in self._fetch("MAX", since, 3600)[1] if row[3] is not None]
-        watts = [row[3] for row in means]
-        extremes = min(row[3] for row in least), max(row[3] for row in most)
-        charges = min(row[2] for row in least), max(row[2] for row in most)
-        out = sum(w for w in watts if w > 0)
-        taken_in = -sum(w for w in watts if w < 0)
+        watts = [watt for _, watt in self._hours("AVERAGE", since)]
+        least = self._hours("MIN", since)
+        most = self._hours("MAX", since)
+        out = sum(watt for watt in watts if watt > 0)
+        taken_in = -sum(watt for watt in watts if watt < 0)
         return (
             3600 / self.step * len(watts),
             sum(watts) / len(watts),
-            *extremes,
-            *charges,
+            min(watt for _, watt in least),
+            max(watt for _, watt in most),
+            min(charge for charge, _ in least),
+            max(charge for charge, _ in most),
             out,
             taken_in,
         )

@@ -13,7 +13,7 @@ from .base import METER, Contender, Reading, Unsupported, brute_force
 
 
 class DiskCache(Contender):
-    """A cache without eviction, keyed by the time; its own default is normal, full is asked of it."""
+    """A cache without eviction, keyed by the time; its default is normal, full is asked of it."""
 
     modes = ("full", "normal")
     lacks = (
@@ -66,7 +66,10 @@ class TinyDB(Contender):
     """Documents in one JSON file, which it writes anew for every reading."""
 
     modes = ("none",)
-    lacks = "syncs nothing, and a crash while it writes loses the file; writes the whole file for every reading"
+    lacks = (
+        "syncs nothing, and a crash while it writes loses the file; "
+        "writes the whole file for every reading"
+    )
 
     def open(self) -> None:
         self.db = importlib.import_module("tinydb").TinyDB(self.place.folder / "tiny.json")

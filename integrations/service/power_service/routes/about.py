@@ -127,12 +127,15 @@ async def get_backup(request: Request, grant: Admin) -> Response:
     return _BackupResponse(backup.Sending(file, place))
 
 
+# HEAD too: programs that watch whether a service is up ask so.
+@plain.head("/healthz", include_in_schema=False)
 @plain.get("/healthz", operation_id="getHealth", response_model=models.Health, tags=["service"])
 async def get_health() -> Response:
     """Whether the process answers."""
     return json_response(models.HEALTH, models.Health("ok"))
 
 
+@plain.head("/readyz", include_in_schema=False)
 @plain.get("/readyz", operation_id="getReadiness", response_model=models.Health, tags=["service"])
 async def get_readiness(request: Request) -> Response:
     """Whether the database can be read and the stream follows it."""

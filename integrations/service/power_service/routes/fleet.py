@@ -25,7 +25,7 @@ def _covered(grant: Grant, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @router.get("", operation_id="getFleet", response_model=models.FleetState)
 async def get_fleet(request: Request, grant: Reader) -> Response:
-    """How current the engine is; not for tokens bound to devices: it is about all of them."""
+    """How fresh the answers are; not for tokens bound to devices: they are about all of them."""
     if grant.devices is not None:
         raise forbidden_device()
     storage = storage_of(request)
