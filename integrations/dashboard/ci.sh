@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The dashboard's gate on a fresh Debian 12. The client's gate gives Node and a Python with the service; Chromium is Debian's.
+# The dashboard's gate on a fresh Debian 12. The client's gate installs Node, and a Python with the
+# service; Chromium is from Debian.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

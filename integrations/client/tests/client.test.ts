@@ -59,7 +59,7 @@ describe("devices and meters", () => {
     expect(await client.devices()).toContainEqual(await client.device("edge-1"));
   });
 
-  test("a device and its meters are changed, and what is not given stays; deleted, they are gone", async () => {
+  test("changes to a device and its meters keep all other values; after deletion they are gone", async () => {
     await client.putDevice("edge-9", { name: "Edge", target_wh: 150 });
     expect(await client.updateDevice("edge-9", { name: "North" })).toMatchObject({
       name: "North",
@@ -123,7 +123,7 @@ describe("devices and meters", () => {
     expect(await client.meters()).toContainEqual(meter);
   });
 
-  test("what is not there is not_found", async () => {
+  test("a missing device or meter is not_found", async () => {
     await expect(client.device("nobody")).rejects.toMatchObject({ status: 404, code: "not_found" });
     await expect(client.meter("nothing")).rejects.toBeInstanceOf(PowerError);
   });
@@ -136,7 +136,7 @@ describe("readings", () => {
     meter = (await client.addMeter("edge-3", { type: "battery", capacity_wh: 50 })).id;
   });
 
-  test("one is logged: live or recorded, the latter once", async () => {
+  test("a reading is logged live, or recorded once", async () => {
     const live = await client.logPower({
       meter_id: meter,
       voltage: 3.7,
@@ -182,7 +182,7 @@ describe("readings", () => {
     expect(series.wattage).toEqual(chart.map((one) => one.wattage));
   });
 
-  test("what is not known goes in and comes out as null", async () => {
+  test("unknown values are null in both directions", async () => {
     const gauge = await client.addMeter("edge-3", { type: "ups" });
     const reading = { meter_id: gauge.id, voltage: 230, current_draw: null, charge_pct: 70 };
     expect(await client.logPower(reading)).toEqual({ received: 1, stored: 1 });
@@ -228,7 +228,7 @@ describe("readings", () => {
     await expect(asked).rejects.toMatchObject({ status: 422, code: "invalid_value" });
   });
 
-  test("a number that JSON does not have is not sent as null, which may mean something", async () => {
+  test("a number that JSON lacks is refused, not sent as null", async () => {
     for (const charge_pct of [Number.NaN, Number.NEGATIVE_INFINITY]) {
       const reading = { meter_id: meter, voltage: 1, current_draw: 0, charge_pct };
       const refused = client.logPower(reading);
@@ -239,7 +239,7 @@ describe("readings", () => {
     }
   });
 
-  test("what the service refuses says why", async () => {
+  test("a refusal says the reason", async () => {
     const reading = { meter_id: meter, voltage: 1e9, current_draw: 0 };
     await expect(client.logPower(reading)).rejects.toMatchObject({
       status: 422,
@@ -265,7 +265,7 @@ describe("events, budget, report", () => {
     expect(await client.eventsSince(next_after)).toEqual({ events: [], next_after });
   });
 
-  test("the budget of a fleet takes several requests, of nobody none, of all one", async () => {
+  test("the budget of many devices takes several requests, of none no request, of all one", async () => {
     const ids = Array.from({ length: 250 }, (_, i) => `far-away-${i}`);
     const budget = await client.getBudget([...ids, "edge-1", "edge-1"]);
     expect(Object.keys(budget).length).toBe(251);
@@ -274,7 +274,7 @@ describe("events, budget, report", () => {
     expect(Object.keys(await client.getBudget()).length).toBe((await client.devices()).length);
   });
 
-  test("sparklines of many devices take several requests; nobody's are misuse", async () => {
+  test("sparklines of many devices take several requests; of no device they are misuse", async () => {
     const ids = Array.from({ length: 250 }, (_, i) => `far-away-${i}`);
     const found = await client.sparklines(["edge-1", ...ids, "edge-2"]);
     expect(found.step_seconds).toBe(3_600);
@@ -283,7 +283,7 @@ describe("events, budget, report", () => {
     await expect(client.sparklines([])).rejects.toMatchObject({ code: "invalid_argument" });
   });
 
-  test("sparklines of an hour that ends between two requests are asked for again", async () => {
+  test("sparklines start again when an hour ends between two requests", async () => {
     const starts = ["11", "12", "12", "12"];
     const answer = async () => {
       const start = `2026-11-23T${starts.shift()}:00:00.000000+00:00`;
@@ -304,13 +304,13 @@ describe("events, budget, report", () => {
     expect(Object.keys(await client.getBudget(ids)).length).toBe(100);
   });
 
-  test("a report is over the days that were asked for", async () => {
+  test("a report covers the given days", async () => {
     expect((await client.getReport("edge-3", { days: 0.5 })).period_days).toBe(0.5);
     expect((await client.getReport("edge-3")).period_days).toBe(7);
   });
 });
 
-test("a service that shows a file has nothing of a fleet, and says so by a code", async () => {
+test("a service that shows a file refuses the calls for a fleet with a code", async () => {
   const calls = [
     client.fleet(),
     client.fleetDevices(),
@@ -322,12 +322,12 @@ test("a service that shows a file has nothing of a fleet, and says so by a code"
 });
 
 describe("the service itself", () => {
-  test("says who is asking", async () => {
+  test("says what the token is", async () => {
     const me = await client.me();
     expect(me).toMatchObject({ scopes: ["read", "write", "admin"], devices: null, source: "file" });
   });
 
-  test("says what it takes to get in, and takes a link once", async () => {
+  test("says whether it needs a token, and accepts a link once", async () => {
     const needs = await service.client({ fetch: noted }).signInNeeds();
     expect(needs).toEqual({
       token_needed: true,
@@ -345,7 +345,7 @@ describe("the service itself", () => {
     expect((await client.createStreamTicket()).expires_in).toBe(30);
   });
 
-  test("tokens that do not do are refused", async () => {
+  test("tokens that are wrong, or lack a scope or device, are refused", async () => {
     await expect(service.client().devices()).rejects.toMatchObject({
       status: 401,
       code: "unauthorized",
@@ -360,7 +360,7 @@ describe("the service itself", () => {
   });
 });
 
-test("every operation of the contract has its method, but the backup: its answer is a file", () => {
+test("every operation of the contract except the backup, a file, has its method", () => {
   const all = Object.values<Record<string, { operationId: string }>>(CONTRACT.paths).flatMap(
     (methods) => Object.values(methods).map(({ operationId }) => operationId),
   );

@@ -101,7 +101,7 @@ describe("retries", () => {
     },
   );
 
-  test("a connection that breaks, and a PUT, too", async () => {
+  test("a broken connection is tried again, also for a PUT", async () => {
     answers = [hangUp, hangUp, json(200, { id: "a" })];
     await client().putDevice("a", { name: "A" });
     expect(seen.map(({ method, body }) => [method, body])).toEqual(
@@ -109,7 +109,7 @@ describe("retries", () => {
     );
   });
 
-  test("so many as were asked for, and then the last error", async () => {
+  test("`retries` limits them, and the last error is given", async () => {
     answers = Array(9).fill(problem(503, "storage_locked"));
     expect((await failure(client({ retries: 2 }).devices())).code).toBe("storage_locked");
     expect(seen.length).toBe(3);
@@ -126,7 +126,7 @@ describe("retries", () => {
     },
   );
 
-  test("what would do something twice is sent once", async () => {
+  test("a call that would take effect twice is sent once", async () => {
     const reading = { meter_id: "m", voltage: 1, current_draw: 1 };
     const calls = [
       () => client().addMeter("a", { type: "solar" }),
@@ -144,7 +144,7 @@ describe("retries", () => {
     }
   });
 
-  test("a reading with a timestamp may be sent again, epoch 0 is one", async () => {
+  test("a reading with a timestamp is sent again, also with epoch 0", async () => {
     for (const timestamp of ["2026-11-23T12:00:00Z", 0]) {
       answers = [hangUp, json(200, { received: 1, stored: 0 })];
       const result = await client().logPower({
@@ -181,7 +181,7 @@ describe("retries", () => {
     }
   });
 
-  test("a Retry-After beyond a minute is the caller's affair", async () => {
+  test("a Retry-After beyond a minute is left to the caller", async () => {
     answers = [problem(503, "storage_full", { "Retry-After": "61" })];
     expect((await failure(client().devices())).retryAfterMs).toBe(61_000);
     expect(seen.length).toBe(1);
@@ -209,7 +209,7 @@ describe("retries", () => {
 });
 
 describe("time limits and aborts", () => {
-  test("no answer within timeoutMs is a timeout, and tried again", async () => {
+  test("no answer within timeoutMs is a timeout, and the call is tried again", async () => {
     withoutJitter();
     answers = [silence, silence];
     const tries = vi.fn(fetch); // a busy machine may not have delivered a request when its time is over
@@ -228,7 +228,7 @@ describe("time limits and aborts", () => {
     expect((await failure(client({ timeoutMs: 100, retries: 0 }).devices())).code).toBe("timeout");
   });
 
-  test("an answer that takes long, but comes piece by piece, is no timeout: the limit is on silence", async () => {
+  test("a long answer that keeps arriving is no timeout", async () => {
     vi.useFakeTimers();
     try {
       const bytes = new TextEncoder().encode('[{"id":"edge-001","name":"M\u00fchle"}]');
@@ -253,7 +253,7 @@ describe("time limits and aborts", () => {
     }
   });
 
-  test("the caller's signal ends a request, and what was not begun", async () => {
+  test("the caller's signal ends a request, and calls that have not begun", async () => {
     const reason = new Error("changed my mind");
     const control = new AbortController();
     answers = [silence];
@@ -284,7 +284,7 @@ describe("time limits and aborts", () => {
     }
   });
 
-  test("a signal that ends as the answer comes leaves no pause", async () => {
+  test("a signal that fires as the answer comes leaves no pause", async () => {
     const control = new AbortController();
     const fetch = async () => {
       control.abort();
@@ -313,7 +313,7 @@ describe("time limits and aborts", () => {
 });
 
 describe("errors", () => {
-  test("carry what the service said", async () => {
+  test("carry the service's problem", async () => {
     answers = [problem(404, "not_found")];
     const error = await failure(client().device("a"));
     expect(error).toMatchObject({ name: "PowerError", status: 404, code: "not_found" });
@@ -321,7 +321,7 @@ describe("errors", () => {
     expect(error.problem?.detail).toBe("the detail");
   });
 
-  test("of a proxy, or of another service, say so", async () => {
+  test("from a proxy or another service are named as such", async () => {
     answers = [
       (_, response) => response.writeHead(403).end("<html>"),
       json(404, null),
@@ -338,7 +338,7 @@ describe("errors", () => {
     });
   });
 
-  test("of the network say which", async () => {
+  test("of the network name their cause", async () => {
     const { port } = server.address() as { port: number };
     const here = client({ retries: 0 });
     await new Promise((resolve) => server.close(resolve));
@@ -393,7 +393,7 @@ describe("misuse", () => {
     },
   );
 
-  test("half of a character is refused as everything else is", async () => {
+  test("half of a surrogate pair is refused as a PowerError", async () => {
     for (const call of [client().device("\ud800"), client().getBudget(["a", "\udc00"])]) {
       expect(await failure(call)).toMatchObject({
         code: "invalid_argument",
@@ -403,7 +403,7 @@ describe("misuse", () => {
     expect(seen).toEqual([]);
   });
 
-  test("who has no compiler is told, too: an id that is missing, and one where there should be a list", async () => {
+  test("without types, a missing id, and an id in place of a list, are refused", async () => {
     const [nothing, one] = [undefined as unknown as string, "edge-001" as unknown as string[]];
     expect((await failure(client().device(nothing))).message).toBe(
       "id: undefined cannot be part of a path",
@@ -422,7 +422,7 @@ describe("misuse", () => {
     expect(seen).toEqual([]);
   });
 
-  test("a Date that is none is refused as everything else is", async () => {
+  test("an invalid Date is refused as a PowerError", async () => {
     const since = new Date("soon");
     expect((await failure(client().chart("m", { since }))).code).toBe("invalid_argument");
     expect((await failure(client().history("m", { since }).next())).code).toBe("invalid_argument");

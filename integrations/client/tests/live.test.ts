@@ -57,7 +57,7 @@ const classes: [string, WebSocketClass][] = [["ws", WebSocket]];
 if (globalThis.WebSocket) classes.push(["the runtime's own", globalThis.WebSocket]);
 
 describe.each(classes)("with the WebSocket of %s", (_, webSocket) => {
-  test("another process writes, the service is killed three times meanwhile: each event once, in order", async () => {
+  test("gives each event of another process once, in order, while the service is killed three times", async () => {
     const following = service.client({ token: service.token(["read"]), webSocket });
     const [all, half] = [
       listen(following, { after: 0 }),
@@ -98,7 +98,7 @@ describe.each(classes)("with the WebSocket of %s", (_, webSocket) => {
     await eventually(() => following.streamStatus.state === "idle");
   });
 
-  test("a token that is not known stops it with 401, one of another device with 403", async () => {
+  test("an unknown token stops it with 401, a token of another device with 403", async () => {
     const cases = [
       [service.client({ token: "pm_nobody", webSocket }), 401, "unauthorized"],
       [
@@ -131,7 +131,7 @@ describe.each(classes)("with the WebSocket of %s", (_, webSocket) => {
     expect(statuses.at(-1)).toMatchObject({ error: { status: 401 } });
   });
 
-  test("a restart in good order is made up for like any other", async () => {
+  test("loses nothing over an orderly restart", async () => {
     const { events, statuses, handle } = listen(
       service.client({ token: service.token(), webSocket }),
       { after: 0 },
@@ -150,7 +150,7 @@ describe.each(classes)("with the WebSocket of %s", (_, webSocket) => {
   });
 });
 
-test("a file that was put back from a backup: what is new in it is given, what was given is not", async () => {
+test("after a restored backup, only its new events are given", async () => {
   const all = listen(client, { after: 0 });
   for (const note of ["1", "2"]) await client.triggerEvent("a", { type: "restore", note });
   python(["-c", BACKUP, service.db, `${service.db}.backup`]);
@@ -169,7 +169,7 @@ test("a file that was put back from a backup: what is new in it is given, what w
   all.handle.close();
 });
 
-test("a file that was put back, in which more has happened since than was lost: all that is new is given", async () => {
+test("after a restored backup with more new events than were lost, all new ones are given", async () => {
   const all = listen(client, { after: 0 });
   for (const note of ["1", "2"]) await client.triggerEvent("a", { type: "restore", note });
   python(["-c", BACKUP, service.db, `${service.db}.backup`]);
@@ -185,7 +185,7 @@ test("a file that was put back, in which more has happened since than was lost: 
   all.handle.close();
 });
 
-test("devices and meters that come, change and go are told, whichever process did it", async () => {
+test("new, changed and deleted devices and meters are told, from any process", async () => {
   const got: string[] = [];
   const { close } = client.stream({
     onStatus: ({ state }) => got.push(state),

@@ -238,7 +238,7 @@ describe("the README", () => {
 });
 
 describe("the package", () => {
-  test("does what was asked of it first", async () => {
+  test("runs the shortest program of all", async () => {
     await run("seed.js", { POWER_URL: open.url });
   });
 
@@ -272,7 +272,7 @@ describe("the package", () => {
     }
   });
 
-  test("says of its hooks, and of them only, that they are for the browser: server components ask for that", () => {
+  test('marks its hooks, and only these, with "use client" for server components', () => {
     const says = ["index", "react", "stripe"].flatMap((entry) =>
       ["js", "cjs"].map((kind) => {
         const file = join(
@@ -289,7 +289,7 @@ describe("the package", () => {
     expect(says).toEqual([false, false, true, true, false, false]);
   });
 
-  test("has a lock that is good for every kind of machine", () => {
+  test("has a lock for every kind of machine", () => {
     const { packages } = JSON.parse(readFileSync(join(ROOT, "package-lock.json"), "utf8"));
     for (const { optionalDependencies = {} } of Object.values<{ optionalDependencies?: object }>(
       packages,
@@ -299,7 +299,7 @@ describe("the package", () => {
     }
   });
 
-  test("has one dependency, and no more in it than it needs", () => {
+  test("has one dependency, and no needless files", () => {
     expect(Object.keys(PACKAGE.dependencies)).toEqual(["partysocket"]);
     expect(PACKAGE.sideEffects).toBe(false);
     const installed = join(project, "node_modules", "@blackroad", "power-client");

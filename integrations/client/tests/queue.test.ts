@@ -42,7 +42,7 @@ function givenBack({ failed }: FlushResult): NewReading[] {
   return failed.flatMap(({ readings }) => readings);
 }
 
-test("readings wait until there is a batch of them, or until flush", async () => {
+test("readings wait for a full batch, or for flush", async () => {
   const bodies: number[] = [];
   const client = service.client({
     token,
@@ -60,7 +60,7 @@ test("readings wait until there is a batch of them, or until flush", async () =>
   expect(await client.flush()).toEqual({ received: 0, stored: 0, failed: [] });
 });
 
-test("those without a timestamp get one each, at once: none falls onto another, whatever is sent twice", async () => {
+test("readings without a timestamp get different ones at once, so a repeat stores nothing twice", async () => {
   let lost = 0;
   const client = service.client({
     token,
@@ -83,7 +83,7 @@ test("those without a timestamp get one each, at once: none falls onto another, 
   expect(given[0]).not.toHaveProperty("timestamp");
 });
 
-test("a service that is away: all is given back, and can be given again", async () => {
+test("without a service all readings are returned, and can be queued again", async () => {
   const client = service.client({ token, retries: 1 });
   const before = await count(client, meter);
   await service.end("SIGKILL");
@@ -101,7 +101,7 @@ test("a service that is away: all is given back, and can be given again", async 
   expect(await count(client, meter)).toBe(before + 1_500);
 });
 
-test("a reading that the service refuses gives back its batch alone", async () => {
+test("a refused reading returns only its batch", async () => {
   const client = service.client({ token });
   await client.logMany([
     ...some(999),
@@ -115,7 +115,7 @@ test("a reading that the service refuses gives back its batch alone", async () =
   ]);
 });
 
-test("what JSON cannot hold is given back, too", async () => {
+test("readings that JSON cannot hold are returned, too", async () => {
   const client = service.client({ token });
   await client.logMany(some(1, { voltage: 5n as unknown as number }));
   expect((await client.flush()).failed.map(({ error }) => error.code)).toEqual([
@@ -124,7 +124,7 @@ test("what JSON cannot hold is given back, too", async () => {
 });
 
 describe("a signal", () => {
-  test("gives back what was not acknowledged", async () => {
+  test("returns the readings that were not acknowledged", async () => {
     const client = service.client({ token });
     await client.logMany(some(10));
     const result = await client.flush({ signal: AbortSignal.abort() });
@@ -132,7 +132,7 @@ describe("a signal", () => {
     expect(result.failed[0]?.error.isAborted).toBe(true);
   });
 
-  test("of logMany does so with its batches, and flush says it", async () => {
+  test("of logMany does so for its batches, and flush reports it", async () => {
     const client = service.client({ token });
     await client.logMany(some(1_100), { signal: AbortSignal.abort() });
     const result = await client.flush();
@@ -148,7 +148,7 @@ describe("a service that never answers", () => {
       init?.signal?.addEventListener("abort", () => reject(init.signal?.reason));
     });
 
-  test("flush's signal ends what logMany has begun, too: all is given back, and the next ones go as ever", async () => {
+  test("flush's signal also ends the batches of logMany; later readings are sent as usual", async () => {
     let real = false;
     const client = service.client({
       token,
@@ -176,7 +176,7 @@ describe("a service that never answers", () => {
     expect(await client.flush()).toEqual({ received: 10, stored: 10, failed: [] });
   });
 
-  test("a signal that has ended before flush is called does the same", async () => {
+  test("a signal that fired before flush does the same", async () => {
     const client = service.client({ token, timeoutMs: 2 ** 31 - 1, fetch: silent });
     asked = 0;
     const added = client.logMany(some(1_000));
@@ -186,7 +186,7 @@ describe("a service that never answers", () => {
   });
 });
 
-test("a service that is away, and nobody who flushes: at 100,000 readings logMany says so, and takes no more", async () => {
+test("without a service and without flush, logMany rejects from 100,000 readings on", async () => {
   let away = true;
   const client = service.client({
     token,
@@ -207,7 +207,7 @@ test("a service that is away, and nobody who flushes: at 100,000 readings logMan
   expect((await client.flush()).received).toBe(5);
 });
 
-test("calls at the same time go one after the other, and each reading is in one answer", async () => {
+test("simultaneous calls run in turn, and each reading is in one answer", async () => {
   const client = service.client({ token });
   const added = Array.from({ length: 5 }, () => client.logMany(some(700)));
   const results = await Promise.all([client.flush(), client.flush()]);

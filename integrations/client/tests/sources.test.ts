@@ -51,7 +51,7 @@ function fake(methods: Partial<Record<keyof PowerClient, unknown>>) {
 const open = { state: "open", recovered: true } as const;
 
 describe("a resource", () => {
-  test("waits for the stream, applies what came while it was loaded, and loads again when it opens again", async () => {
+  test("waits for the stream, applies messages of its loading time, and loads again on a reconnect", async () => {
     let answer: (events: PowerEvent[]) => void = () => {};
     const events = vi.fn(() => new Promise<PowerEvent[]>((resolve) => (answer = resolve)));
     const { client, streams } = fake({ events });
@@ -73,7 +73,7 @@ describe("a resource", () => {
     await vi.waitFor(() => expect(events).toHaveBeenCalledTimes(3), SOON);
   });
 
-  test("does without the stream where it cannot be opened", async () => {
+  test("works without a stream if that cannot be opened", async () => {
     const events = vi.fn(async () => []);
     const { client, streams } = fake({ events });
     const resource = new Resource(client, eventsSource("a", 10));
@@ -84,7 +84,7 @@ describe("a resource", () => {
     expect(events).toHaveBeenCalledTimes(1);
   });
 
-  test("is loaded at most once in a time, at the end of it", async () => {
+  test("is loaded at most once in each interval, at its end", async () => {
     vi.useFakeTimers();
     try {
       const getBudget = vi.fn(async () => ({}));
@@ -120,7 +120,7 @@ describe("a history", () => {
     return { resource, stream, chart };
   }
 
-  test("takes readings in any order, each once, and lets go of those that are too old", async () => {
+  test("takes readings in any order, each once, and drops those that are too old", async () => {
     vi.useFakeTimers({ now: NOW, toFake: ["Date"] });
     try {
       let state = 7;
@@ -148,7 +148,7 @@ describe("a history", () => {
     }
   });
 
-  test("is loaded again when it has grown too long, or a reading went by", async () => {
+  test("is loaded again when it is too long, or a reading was missed", async () => {
     const { stream, chart } = await history([], 8);
     for (let i = 0; i < 16; i++) stream.onReading?.(reading(Date.now() + i), "a");
     await new Promise((resolve) => setTimeout(resolve));
@@ -187,7 +187,7 @@ describe("events of all devices", () => {
   );
 });
 
-test("the newest of all that a token sees are found, however far back", async () => {
+test("the newest events that a token may see are found, however far back", async () => {
   const some = Array.from({ length: 9 }, (_, i) => event(100 * (i + 1), "a"));
   const eventsSince = async (after: number) => ({
     events: some.filter((one) => one.sequence > after),
@@ -206,7 +206,7 @@ test("the newest of all that a token sees are found, however far back", async ()
 describe("devices", () => {
   const record = (id: string, name: string) => ({ id, name }) as DeviceRecord;
 
-  test("come, change and go by the stream, also while they are loaded", async () => {
+  test("are added, changed and removed by the stream, also while they are loaded", async () => {
     let answer: (devices: DeviceRecord[]) => void = () => {};
     const devices = vi.fn(() => new Promise<DeviceRecord[]>((resolve) => (answer = resolve)));
     const { client, streams } = fake({ devices });
@@ -232,7 +232,7 @@ describe("devices", () => {
     expect(devices).toHaveBeenCalledTimes(1);
   });
 
-  test("that are deleted take their events with them", async () => {
+  test("that are deleted lose their events, too", async () => {
     const all = [event(1, "a"), event(2, "b")];
     const eventsSince = async (after: number) => ({
       events: all.filter((one) => one.sequence > after),
@@ -253,7 +253,7 @@ describe("devices", () => {
   });
 });
 
-test("what people change or delete has budget, history and meter loaded again, once for all of it", async () => {
+test("several changes and deletions load budget, history and meter again once", async () => {
   vi.useFakeTimers();
   try {
     const load = vi.fn(async () => []);
@@ -288,7 +288,7 @@ describe("live power", () => {
   const meter = (id: string, device_id: string, voltage: number) =>
     ({ id, device_id, voltage }) as PowerMeter;
 
-  test("a meter that was deleted is gone with the next load", async () => {
+  test("a deleted meter is gone with the next load", async () => {
     const answers = [[meter("m", "a", 1), meter("n", "a", 1)], [meter("n", "a", 2)]];
     const source = livePowerSource(undefined);
     const client = { meters: async () => answers.shift() } as unknown as PowerClient;
@@ -296,7 +296,7 @@ describe("live power", () => {
     expect([...(await source.load(client, undefined)).keys()]).toEqual(["n"]);
   });
 
-  test("a meter that was deleted while they were loaded is not there, and one that is deleted goes at once", async () => {
+  test("a meter deleted during loading is missing, and one deleted later goes at once", async () => {
     vi.useFakeTimers();
     try {
       let answer: (meters: PowerMeter[]) => void = () => {};
@@ -320,7 +320,7 @@ describe("live power", () => {
     }
   });
 
-  test("a thousand changes are one, and what came while it was loaded is newer than what was loaded", async () => {
+  test("a thousand changes are one render, and messages during loading win over what was loaded", async () => {
     vi.useFakeTimers();
     try {
       let answer: (meters: PowerMeter[]) => void = () => {};

@@ -71,7 +71,7 @@ describe("one connection", () => {
     expect(client.streamStatus).toEqual({ state: "idle" });
   });
 
-  test("survives a listener that is closed and opened again at once, as StrictMode does", async () => {
+  test("survives a listener that closes and opens again at once, as in StrictMode", async () => {
     const keep = listen();
     await settle();
     keep.handle.close();
@@ -88,7 +88,7 @@ describe("one connection", () => {
     expect(service.socket.protocols).toEqual(["power.v1", "token.pm_secret"]);
   });
 
-  test("asks for the devices of its listeners, for all where one wants all or there are very many", async () => {
+  test("asks for its listeners' devices, or for all if one wants all or there are very many", async () => {
     listen({ deviceIds: ["a b"] });
     listen({ deviceIds: ["c"] });
     await settle();
@@ -102,7 +102,7 @@ describe("one connection", () => {
     expect(service.sockets.length).toBe(2);
   });
 
-  test("is not touched by a listener whose signal has ended before, and lets one go whose signal ends", async () => {
+  test("ignores a listener whose signal has fired, and drops one whose signal fires", async () => {
     listen({ signal: AbortSignal.abort() });
     await settle();
     expect(service.sockets.length).toBe(0);
@@ -116,7 +116,7 @@ describe("one connection", () => {
 });
 
 describe("exactly once", () => {
-  test("after: what is there and what comes; without it: what comes", async () => {
+  test("`after` gives earlier and new events; without it only new ones come", async () => {
     for (const device of ["a", "b", "a"]) service.add(device);
     const [all, some, now] = [
       listen({ after: 0 }),
@@ -133,7 +133,7 @@ describe("exactly once", () => {
     expect(now.handle.sequence).toBe(5);
   });
 
-  test("a listener that comes later gets what it asks for, and the others nothing twice", async () => {
+  test("a later listener gets the events that it asks for, and the others none twice", async () => {
     const first = listen({ deviceIds: ["a"] });
     await settle();
     for (const device of ["a", "b", "a"]) service.add(device);
@@ -150,7 +150,7 @@ describe("exactly once", () => {
     expect(first.states()).toEqual(["connecting", "open"]);
   });
 
-  test("a listener that throws is reported, and has had its event all the same; the others get theirs", async () => {
+  test("a listener that throws is reported; it had its event, and the others get theirs", async () => {
     const reported: unknown[] = [];
     const report = (error: unknown) => reported.push(error);
     process.on("uncaughtException", report);
@@ -184,7 +184,7 @@ describe("exactly once", () => {
     expect(second.got).toEqual([]);
   });
 
-  test("a heartbeat moves the place from which to go on", async () => {
+  test("a heartbeat moves the sequence to continue from", async () => {
     const only = listen({ deviceIds: ["a"] });
     await settle();
     service.socket.send({
@@ -195,13 +195,13 @@ describe("exactly once", () => {
     expect(only.handle.sequence).toBe(7);
   });
 
-  test("any mix of events, listeners, drops and outages gives each its events once and in order", async () => {
+  test("in any mix of events, drops and outages, each listener gets its events once, in order", async () => {
     for (let seed = 1; seed <= 60; seed++) await storm(seed);
   }, 120_000);
 });
 
 describe("a file that is another one", () => {
-  test("put back from a backup: goes on where both were the same", async () => {
+  test("restored from a backup: continues where the two files agree", async () => {
     for (const device of ["a", "b", "a", "b"]) service.add(device);
     const [all, some] = [listen({ after: 0 }), listen({ deviceIds: ["a"] })];
     await settle();
@@ -224,7 +224,7 @@ describe("a file that is another one", () => {
     expect(all.statuses.at(-1)).toEqual({ state: "open", recovered: true });
   });
 
-  test("that has as many events as the one before, and more: told by its id", async () => {
+  test("with as many events as the one before, and more: recognised by its id", async () => {
     for (const device of ["a", "a", "a"]) service.add(device);
     const [all, now] = [listen({ after: 0 }), listen()];
     await settle();
@@ -245,7 +245,7 @@ describe("a file that is another one", () => {
     expect(all.statuses.at(-1)).toEqual({ state: "open", recovered: true });
   });
 
-  test("and that is the one before up to its end: nothing is given twice", async () => {
+  test("and equal to the one before up to its end: nothing is given twice", async () => {
     service.add("a");
     const all = listen({ after: 0 });
     await settle();
@@ -256,7 +256,7 @@ describe("a file that is another one", () => {
     expect(all.statuses.at(-1)).toEqual({ state: "open", recovered: false });
   });
 
-  test("does not matter to whoever comes after everybody has left", async () => {
+  test("does not concern listeners that come after all others have left", async () => {
     service.add("a");
     const first = listen({ after: 0 });
     await settle();
@@ -270,7 +270,7 @@ describe("a file that is another one", () => {
     expect([second.got, service.sockets.length]).toEqual([[2], 2]);
   });
 
-  test("nothing in common: everything to one who asked for a place, what comes to one who did not", async () => {
+  test("nothing in common: a listener with `after` gets everything, others only new events", async () => {
     for (let i = 0; i < 5; i++) service.add("a");
     const [all, now] = [listen({ after: 2 }), listen()];
     await settle();
@@ -285,7 +285,7 @@ describe("a file that is another one", () => {
     expect(now.got).toEqual([3]);
   });
 
-  test("one that comes with a place the file does not have changes nothing for the others", async () => {
+  test("a listener whose `after` the file lacks changes nothing for the others", async () => {
     for (let i = 0; i < 3; i++) service.add("a");
     const [here, elsewhere] = [listen({ after: 2 }), listen({ after: 1, deviceIds: ["b"] })];
     await settle();
@@ -296,7 +296,7 @@ describe("a file that is another one", () => {
     expect([here.got, elsewhere.got, lost.got]).toEqual([[3, 4], [4], [1, 2, 3, 4]]);
   });
 
-  test("at the first connection: a place that the file does not have", async () => {
+  test("at the first connection: an `after` that the file lacks", async () => {
     service.add("a");
     const all = listen({ after: 100 });
     await settle(2_000);
@@ -304,7 +304,7 @@ describe("a file that is another one", () => {
     expect(all.statuses.at(-1)).toEqual({ state: "open", recovered: false });
   });
 
-  test("the oldest events are gone: what is left follows, and it is said", async () => {
+  test("the oldest events are gone: the others follow, and the status says so", async () => {
     for (let i = 0; i < 5; i++) service.add("a");
     service.events = service.events.slice(3);
     const all = listen({ after: 1 });
@@ -314,7 +314,7 @@ describe("a file that is another one", () => {
     expect(service.sockets.length).toBe(1);
   });
 
-  test("nothing is given while it is looked into, and it is looked into again if that fails", async () => {
+  test("nothing is given while the new file is read, which is repeated if it fails", async () => {
     const failing = vi.fn(async () => Promise.reject(new TypeError("fetch failed")));
     let fetch: typeof globalThis.fetch = failing;
     client = new PowerClient({
@@ -332,7 +332,7 @@ describe("a file that is another one", () => {
     expect(all.statuses.at(-1)).toEqual({ state: "open", recovered: false });
   });
 
-  test("a stream that is closed while it is looked into ends that, too: nothing keeps Node alive", async () => {
+  test("closing the stream ends the reading of the new file, and nothing keeps Node alive", async () => {
     const fetch = (_: unknown, init?: RequestInit) =>
       new Promise<Response>((_resolve, reject) => {
         init?.signal?.addEventListener("abort", () => reject(init.signal?.reason));
@@ -345,7 +345,7 @@ describe("a file that is another one", () => {
     expect([all.got, vi.getTimerCount()]).toEqual([[1], 0]);
   });
 
-  test("an event that comes while it is looked into is given in its place", async () => {
+  test("an event that comes while the new file is read is given in order", async () => {
     let release = () => {};
     const held = new Promise<void>((resolve) => {
       release = resolve;
@@ -387,7 +387,7 @@ describe("a file that is another one", () => {
     },
   );
 
-  test("it cannot be looked into: the stream stops with the reason", async () => {
+  test("the new file cannot be read: the stream stops with the reason", async () => {
     const fetch = async () =>
       Response.json({ code: "forbidden_scope", detail: "no" }, { status: 403 });
     client = new PowerClient({ baseUrl: "http://power.test", webSocket: service.webSocket, fetch });
@@ -419,7 +419,7 @@ describe("a connection that goes", () => {
     },
   );
 
-  test("that was refused is not made again because one of several listeners goes", async () => {
+  test("that was refused is not opened again when one of several listeners leaves", async () => {
     service.refuseWith = 4401;
     const [one] = [listen(), listen()];
     await settle();
@@ -438,7 +438,7 @@ describe("a connection that goes", () => {
     expect(service.sockets.length).toBe(2);
   });
 
-  test("a service that is away is asked for again, at longer and longer pauses up to ten seconds", async () => {
+  test("without a service, tries come at longer and longer pauses, up to ten seconds", async () => {
     service.up = false;
     const only = listen();
     await settle(60_000);
@@ -452,7 +452,7 @@ describe("a connection that goes", () => {
     expect(only.statuses.at(-1)?.state).toBe("open");
   });
 
-  test("a try that was due when the stream was closed does nothing to the next one", async () => {
+  test("a try that was due when the stream was closed does not disturb the next stream", async () => {
     service.up = false;
     const before = listen();
     await settle(30_000);
@@ -467,7 +467,7 @@ describe("a connection that goes", () => {
     expect([after.states(), after.got]).toEqual([["connecting", "open"], [1]]);
   });
 
-  test("that cannot even be begun is said to be gone, with the reason, and tried again", async () => {
+  test("that cannot even begin is reported with the reason, and tried again", async () => {
     let allowed = false;
     const Real = service.webSocket;
     const webSocket = class {
@@ -510,7 +510,7 @@ describe("a connection that goes", () => {
     },
   );
 
-  test("one that falls silent is made anew: a network can go without a word", async () => {
+  test("a silent connection is opened anew, because a network can vanish silently", async () => {
     const only = listen();
     await settle();
     service.silent = true;
@@ -522,7 +522,7 @@ describe("a connection that goes", () => {
     expect(service.sockets[0]?.readyState).toBe(3);
   });
 
-  test("heartbeats keep it", async () => {
+  test("heartbeats keep it open", async () => {
     const only = listen();
     await settle();
     for (let beat = 0; beat < 10; beat++) {
@@ -536,7 +536,7 @@ describe("a connection that goes", () => {
     expect(only.states()).toEqual(["connecting", "open"]);
   });
 
-  test("a hidden tab's timers come once a minute, and a sleeping machine's after hours: that does not end it", async () => {
+  test("late timers of a hidden tab or a sleeping machine do not end it", async () => {
     const only = listen();
     await settle();
     for (const minutes of [1, 1, 1, 600, 1]) {
@@ -547,7 +547,7 @@ describe("a connection that goes", () => {
     expect(service.sockets.length).toBe(1);
   });
 
-  test("one that is closed while it waits to be made again leaves no timer behind, which would keep Node alive", async () => {
+  test("closing it during a pause leaves no timer, which would keep Node alive", async () => {
     service.up = false;
     const only = listen();
     await settle(60_000);
@@ -578,7 +578,7 @@ describe("meters", () => {
     meter: { id, device_id, voltage },
   });
 
-  test("their present state is given to each listener of their device first, also to one that comes later", async () => {
+  test("each listener of a device gets its meters' present state first, also a later one", async () => {
     const [first, later]: [string[], string[]] = [[], []];
     client.stream({ onState: ({ id, voltage }) => first.push(`${id} ${voltage}`) });
     await settle();
@@ -594,7 +594,7 @@ describe("meters", () => {
     expect(later).toEqual(["m 2"]);
   });
 
-  test("readings go to the listeners of their device, and what is not known yet goes nowhere", async () => {
+  test("readings go to the listeners of their device; those of unknown meters go nowhere", async () => {
     const got: unknown[] = [];
     client.stream({
       deviceIds: ["a"],
@@ -640,7 +640,7 @@ describe("the status", () => {
     expect(changed).toHaveBeenCalledTimes(2);
   });
 
-  test("a listener that comes while the connection is gone is told so at once", async () => {
+  test("a listener that comes while the connection is lost learns that at once", async () => {
     listen();
     await settle();
     service.up = false;

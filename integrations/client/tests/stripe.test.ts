@@ -81,7 +81,7 @@ describe("toMeterEvents", () => {
     expect(made).toEqual([{ event_name: "power_watt_hours", payload, ...event }]);
   });
 
-  test("an hour that has changed has another identifier, so that Stripe takes it", () => {
+  test("a changed hour has another identifier, so that Stripe accepts it", () => {
     const identifiers = [1, 6, 1].map(
       (wh) => toMeterEvents(report(meter("main", wh)), { ...BILLING, hour: HOUR })[0]?.identifier,
     );
@@ -118,11 +118,11 @@ describe("toMeterEvents", () => {
     expect(total(toMeterEvents(report(...meters), { ...BILLING, hour: HOUR }))).toBe(wh);
   });
 
-  test("the rule is each device's own: one's main meter says nothing of another's ups", () => {
+  test("a main meter of one device does not exclude a ups of another", () => {
     expect(consumedWh([report(meter("main", 1)), report(meter("ups", 2))])).toBe(3);
   });
 
-  test("is what Stripe's types want, checked when this is compiled", () => {
+  test("fits Stripe's types, checked at compile time", () => {
     const params: Stripe.Billing.MeterEventCreateParams[] = toMeterEvents(report(), {
       ...BILLING,
       hour: HOUR,
@@ -140,7 +140,7 @@ describe("toMeterEvents", () => {
     },
   );
 
-  test("sums several devices of a customer, for of several events in an hour one would count", () => {
+  test("sums the devices of a customer, because Stripe would count one event of an hour only", () => {
     const reports = [report(meter("main", 0.5)), report(meter("battery", 0.6))];
     expect(total(toMeterEvents(reports, { ...BILLING, hour: HOUR }))).toBe(1);
     expect(consumedWh(reports)).toBe(1.1);
@@ -148,7 +148,7 @@ describe("toMeterEvents", () => {
     expect(consumedWh([])).toBe(0);
   });
 
-  test("over any row of hours the events are the floor of all watt-hours", () => {
+  test("over any hours, the events add up to the whole watt-hours", () => {
     let state = 1;
     const random = () => {
       state = (state * 16_807) % 2_147_483_647;
@@ -261,7 +261,7 @@ describe("statisticsToMeterEvents", () => {
     expect([total(events), totalWh]).toEqual([1, 1]);
   });
 
-  test("goes on where it was, whatever was closed when", () => {
+  test("continues where it stopped, in whatever order hours are closed", () => {
     const rows = Array.from({ length: 48 }, (_, i) =>
       row(new Date(i * 3_600_000).toISOString(), (i * 0.37) % 1),
     );

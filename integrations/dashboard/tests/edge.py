@@ -1,11 +1,11 @@
-"""Plays the edge: writes devices, meters, readings and events to a file, as another process than the service.
+"""Play the edge: write devices, meters, readings and events to a file that the service has open.
 
 show   a dozen devices in every state, the first with a month of history
 crowd  many devices with three meters each
 day    one device with four meters and a reading of each in every minute of the last day
 sites  three places with eight devices each, and a day of history
-live   goes on writing live readings until its standard input ends
-obey   makes the calls of the library that come as lines of JSON, and prints their results
+live   writes live readings until its standard input ends
+obey   makes the library's calls that it reads as lines of JSON, and prints their results
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SITES = [
 
 
 def sun(moment: float) -> float:
-    """How high the sun stands so many seconds after a midnight, from 0 to 1, with a cloud here and there."""
+    """The height of the sun, 0 to 1, that many seconds after a midnight, with some clouds."""
     height = math.sin((moment % DAY / DAY - 0.25) * 2 * math.pi)
     cloud = 0.65 + 0.35 * math.sin(moment / 5200) * math.sin(moment / 1700)
     return max(0.0, height) * cloud
@@ -49,9 +49,10 @@ def load(moment: float, chance: random.Random) -> float:
 def site_readings(
     meters: list[PowerMeter], begin: float, end: float, charge: float, chance: random.Random
 ) -> Iterator[tuple[str, float, float, float | None, float]]:
-    """Panel, pack and supply of a site from begin to end; the pack fills and empties by what is left over.
+    """Readings of a site's panel, pack and supply from begin to end.
 
-    The end is at half past ten in the morning of the site's sun, whenever this runs.
+    The pack takes what the panel and the supply leave over, and gives what they lack. The end is
+    always at half past ten in the morning of the site's sun.
     """
     panel, pack, supply = (meter.id for meter in meters)
     moment, level = begin, charge
@@ -107,7 +108,7 @@ def show(pm: PowerManager, _: argparse.Namespace) -> None:
 
 
 def drift(pm: PowerManager, meters: list[PowerMeter], chance: random.Random) -> None:
-    """A live reading of each meter, a little off from what it read when this began."""
+    """A live reading of each meter, a little different from its reading in `meters`."""
     for meter in meters:
         volts, amperes = (
             meter.voltage * chance.uniform(0.998, 1.002),
@@ -138,7 +139,7 @@ def crowd(pm: PowerManager, options: argparse.Namespace) -> None:
 
 
 def day(pm: PowerManager, _: argparse.Namespace) -> None:
-    """A hut with grid, panel, pack and UPS, read each minute for a day."""
+    """A hut with mains, panel, pack and UPS, and a reading of each in every minute of a day."""
     chance, now = random.Random(6), time.time()
     pm.register_device("hut", "Mountain hut", target_wh=400.0)
     panel = pm.add_meter("hut", "solar", name="Roof").id
@@ -147,7 +148,7 @@ def day(pm: PowerManager, _: argparse.Namespace) -> None:
     ups = pm.add_meter("hut", "ups", name="UPS").id
 
     def about(least: float, most: float, digits: int) -> float:
-        """As a gauge of so many digits reads it."""
+        """A value between the two, with that many digits."""
         return round(chance.uniform(least, most), digits)
 
     readings: list[tuple[str, float, float, float | None, float]] = []
@@ -164,7 +165,7 @@ def day(pm: PowerManager, _: argparse.Namespace) -> None:
 
 
 def sites(pm: PowerManager, _: argparse.Namespace) -> None:
-    """Three places with eight devices each, whose ids begin with the place, and a day of history."""
+    """Three places with eight devices each, and a day of history; ids begin with the place."""
     chance, now = random.Random(6), time.time()
     for place in ("harbour", "north", "quarry"):
         for number in range(1, 9):
@@ -178,7 +179,7 @@ def sites(pm: PowerManager, _: argparse.Namespace) -> None:
 
 
 def live(pm: PowerManager, options: argparse.Namespace) -> None:
-    """Write live readings of some devices, by turns, until standard input ends."""
+    """Write live readings of some devices in turn, until standard input ends."""
     chance = random.Random(6)
     sites: dict[str, list[PowerMeter]] = {}
     for meter in pm.list_meters():
@@ -199,7 +200,7 @@ def live(pm: PowerManager, options: argparse.Namespace) -> None:
 
 
 def obey(pm: PowerManager, _: argparse.Namespace) -> None:
-    """One call of the library a line: {"call": "log_power", "args": [...], "kwargs": {...}}."""
+    """Each line is a call: {"call": "log_power", "args": [...], "kwargs": {...}}."""
     for line in sys.stdin:
         order = json.loads(line)
         result = getattr(pm, order["call"])(*order.get("args", []), **order.get("kwargs", {}))

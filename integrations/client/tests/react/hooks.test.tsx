@@ -168,7 +168,8 @@ describe("what is shown is what the service says, and then what happens", () => 
       report.current.data?.meters.find((meter) => meter.meter_id === battery.id)?.reading_count;
     await waitFor(() => expect(count()).toBe(5), SOON);
     const loads = requests.filter((one) => one === "GET /v1/budget").length;
-    // 250 ms apart at the least: what the device's registration still tells is loaded for a little sooner.
+    // 250 ms apart at the least: what the device's registration still tells is loaded for a little
+    // sooner.
     expect(loads).toBeLessThanOrEqual(Math.ceil((Date.now() - begin) / 250) + 1);
   });
 

@@ -13,9 +13,11 @@ interface DeleteDialogProps {
 
 const EFFECTS = {
   device:
-    "This deletes the device, its meters with all their readings and statistics, and its events, for good.",
+    "This deletes the device, its meters with all their readings and statistics, and its " +
+    "events, for good.",
   meter:
-    "This deletes the meter with all its readings and statistics, for good. To keep them, retire it instead.",
+    "This deletes the meter with all its readings and statistics, for good. To keep them, " +
+    "retire it instead.",
 } as const;
 
 export function DeleteDialog({ kind, name, onDelete, onClose }: DeleteDialogProps) {

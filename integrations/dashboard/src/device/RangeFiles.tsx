@@ -32,7 +32,8 @@ export function RangeFiles({ deviceId, meters, span, now }: RangeFilesProps) {
     const ends = endsOf(span, now);
     try {
       const found = await rowsOf(client, content, meters, ends);
-      const days = ends.map((end, place) => format.isoDay(end - place)); // the end is not part of it
+      // The end is not part of the span.
+      const days = ends.map((end, place) => format.isoDay(end - place));
       const name = fileName(deviceId, content, ...days, kind);
       saveFile(fileText(found, kind), kind, name);
       const count = `${found.rows.length.toLocaleString("en")} rows`;

@@ -112,7 +112,7 @@ test("nothing is wider than a phone", async () => {
   expect(await wider()).toBe(0);
 });
 
-test("the page comes under a policy without exceptions, keeps to it, and asks nobody else for anything", async () => {
+test("the page keeps to a strict content security policy, and requests nothing elsewhere", async () => {
   const service = await Service.start(["show"]);
   const asked: string[] = [];
   const { page, faults } = await open(browser, "about:blank");

@@ -10,7 +10,7 @@ import { counted, wattsOf } from "../../src/fleet/watts";
 import { chance } from "../unit/random";
 import { Service, Writer } from "./harness";
 
-test("watts, charge and runtime of any device are the service's own", async () => {
+test("watts, charge and runtime of any device equal the service's", async () => {
   const service = await Service.start([], "--no-auth");
   const writer = new Writer(service.db);
   const random = chance(7);
@@ -71,7 +71,7 @@ test("watts, charge and runtime of any device are the service's own", async () =
   expect(Math.min(seen.known, seen.unknown)).toBeGreaterThan(3);
 });
 
-test("the energy of any device, and how much of it was its own, is the report's", async () => {
+test("energy and self-sufficiency of any device equal the report's", async () => {
   const service = await Service.start([], "--no-auth");
   const writer = new Writer(service.db);
   const random = chance(9);

@@ -20,7 +20,7 @@ const legend = (page: Page, chart: string, meter: string) =>
     .getByRole("table", { name: `${chart} by meter` })
     .getByRole("row", { name: new RegExp(`^${meter}`) });
 
-test("each range asks for its window, beyond a day for hourly statistics, and draws all three charts", async () => {
+test("each range requests its window, beyond a day as hourly statistics, and draws all charts", async () => {
   const service = await Service.start(["show"]);
   const { page, faults } = await signedIn(browser, service, { hash: HASH });
   await legend(page, "Power", "Panel").waitFor();
@@ -52,7 +52,7 @@ test("each range asks for its window, beyond a day for hourly statistics, and dr
   expect(faults).toEqual([]);
 });
 
-test("a month at one reading a second is too much for volts alone: the rest is there, and the reason", async () => {
+test("a month of readings each second lacks only the volts, and says why", async () => {
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service, { hash: HASH });
   await refuse(page, "**/series?**", "too many readings");
@@ -66,7 +66,7 @@ test("a month at one reading a second is too much for volts alone: the rest is t
   await legend(page, "Voltage", "Panel").waitFor();
 });
 
-test("a range is fetched again no sooner than it has moved on by a pixel", async () => {
+test("a range is fetched again only when it has moved by a pixel", async () => {
   const service = await Service.start(["show"], "--no-auth");
   const { page } = await open(browser, "about:blank");
   await page.clock.install();
@@ -91,7 +91,7 @@ test("a range is fetched again no sooner than it has moved on by a pixel", async
   await fetched("a month after twelve minutes", 130_000);
 });
 
-test("the arrow keys move along a chart, and say the moment in local time and UTC", async () => {
+test("the arrow keys move along a chart, and show the moment in local time and UTC", async () => {
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service, { hash: HASH, timezoneId: "Asia/Kathmandu" });
   await legend(page, "Power", "Panel").waitFor();
@@ -107,7 +107,7 @@ test("the arrow keys move along a chart, and say the moment in local time and UT
   await page.locator(".chart", { has: chart }).getByText("Latest values").waitFor();
 });
 
-test("the energy of the days is the report's, and each day is the viewer's own", async () => {
+test("the energy by day equals the report's, by the viewer's local days", async () => {
   const service = await Service.start(["show"], "--no-auth");
   const { page } = await signedOff(service);
   await page.getByText("As a table").click();
@@ -134,7 +134,7 @@ async function signedOff(service: Service) {
   return seen;
 }
 
-test("on top is how long it lasts, where power flows, and the day beside the one before", async () => {
+test("the top shows how long it lasts, where power flows, and today beside yesterday", async () => {
   const service = await Service.start(["show"]);
   const writer = new Writer(service.db);
   const { page } = await signedIn(browser, service, { hash: "#/device/edge-004" });
@@ -205,7 +205,7 @@ test("an event is recorded only once it is confirmed", async () => {
   ]);
 });
 
-test("an event that is being recorded cannot be left before it is known whether it was", async () => {
+test("the dialog stays open until the service has answered whether an event was recorded", async () => {
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service, { hash: "#/device/edge-002" });
   let sent: (route: Route) => void;
@@ -225,7 +225,7 @@ test("an event that is being recorded cannot be left before it is known whether 
   await page.getByRole("dialog").waitFor({ state: "hidden" });
 });
 
-test("a token that may only read sees no form that it may not send", async () => {
+test("a token that may only read sees no form", async () => {
   const service = await Service.start(["show"]);
   const options = { hash: "#/device/edge-002" };
   const reader = await signedIn(browser, service, { ...options, scopes: ["read"] });
@@ -266,7 +266,7 @@ test("the report comes as JSON and as CSV, with the figures of the service", asy
   );
 });
 
-test("times are local with their zone, and UTC on hover; a device that is not there is named", async () => {
+test("times are local with their zone, and UTC on hover; an unknown device is named", async () => {
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service, { hash: HASH, timezoneId: "America/New_York" });
   const time = page.locator(".event time").last();

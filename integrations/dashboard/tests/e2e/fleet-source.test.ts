@@ -61,7 +61,7 @@ async function fleetPage(
   return { page, faults, problem };
 }
 
-test("it says how far the engine is, what waits, which versions send, and who has an alarm", async () => {
+test("the strip shows how far the engine is, what waits, the versions and the alarms", async () => {
   const { page, faults } = await fleetPage();
   const strip = page.getByLabel("The fleet");
   await strip.waitFor();
@@ -76,7 +76,7 @@ test("it says how far the engine is, what waits, which versions send, and who ha
   expect(faults).toEqual([]);
 });
 
-test("its devices come in groups by site, which the address remembers", async () => {
+test("its devices can be grouped by site, which the address keeps", async () => {
   const { page } = await fleetPage();
   await page.getByLabel("Group by").selectOption({ label: "By site (2)" });
   await page.getByRole("button", { name: /north/ }).waitFor();
@@ -84,7 +84,7 @@ test("its devices come in groups by site, which the address remembers", async ()
   expect(new URL(page.url()).search).toBe("?by=site");
 });
 
-test("a device says where it stands and what sends it, and nothing can be changed", async () => {
+test("a device shows its site and its forwarder's version, and nothing can be changed", async () => {
   const { page } = await fleetPage("#/device/edge-003");
   const card = page.getByRole("region", { name: "In the fleet" });
   await card.waitFor();
@@ -97,7 +97,7 @@ test("a device says where it stands and what sends it, and nothing can be change
     await eventually(async () => (await page.getByText(name).count()) === 0, `no button ${name}`);
 });
 
-test("facts that cannot be loaded are said, and all else is shown", async () => {
+test("the page says which facts could not be loaded, and shows all else", async () => {
   const { page, problem } = await fleetPage();
   await page.getByLabel("The fleet").waitFor();
   problem.now = true;

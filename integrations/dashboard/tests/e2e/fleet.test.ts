@@ -41,7 +41,7 @@ async function shown(page: Page, column: string): Promise<string[]> {
   return cells.map(([, text]) => String(text));
 }
 
-test("of a thousand devices that are being written to, only the rows in sight exist, and all can be reached", async () => {
+test("of a thousand live devices only visible rows exist, and all can be reached", async () => {
   const service = await Service.start(["crowd", "--devices", "1000"]);
   await writing(service.db, "--every", "0.1", "--at-once", "20");
   const { page, faults } = await signedIn(browser, service);
@@ -61,7 +61,7 @@ test("of a thousand devices that are being written to, only the rows in sight ex
   expect(faults).toEqual([]);
 });
 
-test("the columns order the rows, either way, and what is not known comes last", async () => {
+test("the columns sort the rows in both directions, with unknown values last", async () => {
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service);
   const numbers = async (column: string) =>
@@ -87,7 +87,7 @@ test("the columns order the rows, either way, and what is not known comes last",
   expect(await shown(page, "name")).toEqual([...(await shown(page, "name"))].sort());
 });
 
-test("the filter and the search keep what they name, and a search without a match offers the way back", async () => {
+test("filter and search show their matches; a search without a match offers a way back", async () => {
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service);
   await page.getByRole("link", { name: "Quarry pump" }).waitFor();
@@ -111,7 +111,7 @@ test("the filter and the search keep what they name, and a search without a matc
   await page.getByRole("link", { name: "Quarry pump" }).waitFor();
 });
 
-test("a flat battery is the first row, whatever sixty cameras of two watts do", async () => {
+test("a flat battery is the first row, above sixty cameras of two watts", async () => {
   const service = await Service.start([], "--no-auth");
   const writer = new Writer(service.db);
   const register = async (
@@ -159,7 +159,7 @@ test("search and order are still there after a visit to a device", async () => {
   await page.getByText("1 of 12 devices").waitFor();
 });
 
-test("whoever comes back from a device finds the rows where they were, and the focus on its row", async () => {
+test("after a visit to a device, the rows are where they were, with the focus on its row", async () => {
   const service = await Service.start(["crowd", "--devices", "1000"], "--no-auth");
   const { page } = await open(browser, service.url);
   await page.getByRole("button", { name: "Device", exact: true }).click();
@@ -212,7 +212,7 @@ const listed = (page: Page) =>
         .map((item) => item.querySelector(".cell-name a, .group-name")?.textContent ?? ""),
     );
 
-test("devices come in groups by a part of their ids, which the address remembers", async () => {
+test("devices can be grouped by a part of their ids, which the address keeps", async () => {
   const service = await Service.start([], "--no-auth");
   const writer = new Writer(service.db);
   for (const [id, charge, watts] of [
@@ -294,7 +294,7 @@ test("with the keyboard: the arrows reach the heads of groups, and Enter closes 
   expect(await page.locator(".fleet-item").count()).toBeLessThan(60);
 });
 
-test("the rows in sight have a line of their last 24 hours; no more are asked for, and none twice", async () => {
+test("visible rows have a line of 24 hours; only these are requested, each once", async () => {
   const service = await Service.start(["crowd", "--devices", "2000"], "--no-auth");
   const writer = new Writer(service.db);
   for (const { id } of await writer.call<{ id: string }[]>("list_meters", "node-0001")) {
@@ -338,7 +338,7 @@ test("a file without devices says how to make one", async () => {
   await page.getByText("No devices yet").waitFor();
 });
 
-test("with the keyboard alone: signing in, through a thousand rows, into a device and back", async () => {
+test("the keyboard is enough to sign in, pass a thousand rows, open a device and return", async () => {
   const service = await Service.start(["crowd", "--devices", "1000"]);
   const { page } = await open(browser, service.url);
   await page.getByLabel("Token").focus();

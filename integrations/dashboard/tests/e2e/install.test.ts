@@ -28,7 +28,7 @@ function sizeOfPng(content: Buffer): string {
   return `${content.readUInt32BE(16)}x${content.readUInt32BE(20)}`;
 }
 
-test("Chromium reads the manifest without a word, and finds nothing that keeps the page from being installed", async () => {
+test("Chromium accepts the manifest, and can install the page", async () => {
   const service = await Service.start([], "--no-auth");
   const { page, faults } = await open(browser, service.url);
   const session = await page.context().newCDPSession(page);
@@ -57,7 +57,7 @@ test("Chromium reads the manifest without a word, and finds nothing that keeps t
   expect(faults).toEqual([]);
 });
 
-test("the bar of the browser has the colour of the page's own, light or dark", async () => {
+test("the browser's bar has the colour of the page's, light and dark", async () => {
   const service = await Service.start([], "--no-auth");
   for (const colorScheme of ["light", "dark"] as const) {
     const { page } = await open(browser, service.url, { colorScheme });

@@ -26,7 +26,7 @@ async function metersOf(writer: Writer, deviceId: string): Promise<Record<string
 const row = (page: Page, name: string) =>
   page.locator(".fleet-item", { has: page.getByRole("link", { name, exact: true }) });
 
-test("a reading reaches the fleet and its device by the stream alone, without a request", async () => {
+test("a reading reaches the fleet and the device through the stream, without a request", async () => {
   const service = await Service.start(["show"]);
   const writer = new Writer(service.db);
   const { solar, battery } = await metersOf(writer, "edge-002");
@@ -68,7 +68,7 @@ test("an event and a new device appear by themselves", async () => {
   await row(page, "Newcomer").waitFor();
 });
 
-test("what another process registers, renames and deletes is so on the page, without a wait for the next look", async () => {
+test("changes by another process are on the page at once", async () => {
   const service = await Service.start(["show"]);
   const writer = new Writer(service.db);
   const { solar, main, battery } = await metersOf(writer, "edge-002");
@@ -101,7 +101,7 @@ test("what another process registers, renames and deletes is so on the page, wit
   expect(requests.filter((path) => path === "/v1/devices" || path === "/v1/meters")).toEqual([]);
 });
 
-test("a service killed and restarted: the page says so, looks it, and misses nothing", async () => {
+test("while the service is down, the page says so; afterwards nothing is missing", async () => {
   const service = await Service.start(["show"]);
   const writer = new Writer(service.db);
   const { battery } = await metersOf(writer, "edge-002");
@@ -137,7 +137,7 @@ test("a service killed and restarted: the page says so, looks it, and misses not
     .waitFor();
 });
 
-test("a stream that is refused for good says why, and can be connected again by hand", async () => {
+test("a refused stream says why, and can be connected again by hand", async () => {
   const service = await Service.start(["show"], "--no-auth");
   const { page } = await open(browser, "about:blank");
   let refused = true;
@@ -156,7 +156,7 @@ test("a stream that is refused for good says why, and can be connected again by 
   await row(page, "North mast").waitFor();
 });
 
-test("what nothing has come from for two minutes is stale, in word and look", async () => {
+test("a device without a reading for two minutes is stale, in word and look", async () => {
   const service = await Service.start(["show"]);
   const { page } = await signedIn(browser, service);
   const stale = row(page, "Tunnel fan");
@@ -170,7 +170,7 @@ test("what nothing has come from for two minutes is stale, in word and look", as
   expect([await style("Tunnel fan"), await style("Harbour gate")]).toEqual(["italic", "normal"]);
 });
 
-test("what cannot be loaded any more is said, beside what is there", async () => {
+test("the page says what it can no longer load, beside what it has", async () => {
   const service = await Service.start(["show"], "--no-auth");
   const { page } = await open(browser, "about:blank");
   await refuse(page, "**/v1/budget**", "no room");

@@ -35,7 +35,7 @@ async function add(
 const wider = (page: Page) =>
   page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
 
-test("a name of two hundred characters without a space is wider than nothing", async () => {
+test("a name of two hundred characters without a space makes nothing too wide", async () => {
   const { service, writer } = await empty();
   const id = `edge-${"0".repeat(100)}`;
   await writer.call("register_device", id, WORD);
@@ -121,7 +121,7 @@ test("in a card, no name or id lies under the state beside it", async () => {
   expect((await box(".cell-name")).right).toBeLessThanOrEqual((await box(".badge")).left);
 });
 
-test("a name that turns the direction of text turns no figure", async () => {
+test("a name that reverses the direction of text reverses no figure", async () => {
   const { service, writer } = await empty();
   await writer.call("register_device", "rtl", "محطة");
   await writer.call(
@@ -148,7 +148,7 @@ test("a name that turns the direction of text turns no figure", async () => {
   expect(drawn.filter((character) => /[\d.%]/.test(character)).join("")).toBe("3.4%");
 });
 
-test("one reading alone is seen in the chart", async () => {
+test("a single reading is visible in the chart", async () => {
   const { service, writer } = await empty();
   await writer.call("register_device", "one", "One reading");
   await writer.call("log_power", await add(writer, "one", "main", 0, null), 12, 1);
@@ -164,7 +164,7 @@ test("one reading alone is seen in the chart", async () => {
   expect(coloured).toBeGreaterThan(3);
 });
 
-test("what is not known is said of no device: its runtime, its charts, its meters", async () => {
+test("unknown runtimes, charts and meters show no figures", async () => {
   const { service, writer } = await empty();
   await writer.call("register_device", "none", "Without meters");
   await writer.call("register_device", "never", "Never read");
@@ -194,7 +194,7 @@ test("what is not known is said of no device: its runtime, its charts, its meter
   expect(Number(lower?.top) - Number(upper?.bottom)).toBeGreaterThanOrEqual(8);
 });
 
-test("watts that are not known are a dash on every view, and no zero", async () => {
+test("unknown watts are a dash in every view, not zero", async () => {
   const { service, writer } = await empty();
   await writer.call("register_device", "gauge", "Gauge alone");
   const ups = await add(writer, "gauge", "ups", 0, "Rack");
@@ -227,7 +227,7 @@ test("watts that are not known are a dash on every view, and no zero", async () 
   expect(faults).toEqual([]);
 });
 
-test("a retired meter is named so, and counts no longer", async () => {
+test("a retired meter says so, and no longer counts", async () => {
   const { service, writer } = await empty();
   await writer.call("register_device", "two", "Two packs");
   const [old, pack] = [
@@ -245,7 +245,7 @@ test("a retired meter is named so, and counts no longer", async () => {
   expect(await page.locator(".device-alerts li").count()).toBe(0);
 });
 
-test("what was true of a stale device looks stale, and a clock that is ahead is said to be", async () => {
+test("the figures of a stale device look stale, and a clock that is ahead is mentioned", async () => {
   const { service, writer } = await empty();
   const read = async (id: string, hours: number) => {
     await writer.call("register_device", id, id);
@@ -265,7 +265,7 @@ test("what was true of a stale device looks stale, and a clock that is ahead is 
   await page.getByText("seen 3 h ahead").waitFor();
 });
 
-test("a device whose clock is ahead shows its readings, and says what is wrong with their time", async () => {
+test("a device whose clock is ahead shows its readings, and says that their time is wrong", async () => {
   const { service, writer } = await empty();
   await writer.call("register_device", "future", "Future");
   const meter = await add(writer, "future", "battery", 10, "Pack");
@@ -299,7 +299,7 @@ test("a device whose clock is ahead shows its readings, and says what is wrong w
   expect(place).toBeLessThanOrEqual(1);
 });
 
-test("beside a clock that is wrong here, what is live is live", async () => {
+test("with a wrong browser clock, live devices are live", async () => {
   const service = await Service.start(["crowd", "--devices", "3"], "--no-auth");
   const { page } = await open(browser, "about:blank");
   await page.addInitScript(() => {
@@ -312,7 +312,7 @@ test("beside a clock that is wrong here, what is live is live", async () => {
   expect(Math.abs(Date.parse(String(shown)) - Date.now())).toBeLessThan(60_000);
 });
 
-test("a new name of the device that is looked at moves neither the page nor the focus", async () => {
+test("a new name of the visible device moves neither the page nor the focus", async () => {
   const service = await Service.start(["show"], "--no-auth");
   const writer = new Writer(service.db);
   const { page } = await open(browser, "about:blank");
@@ -341,7 +341,7 @@ test("a note keeps its lines", async () => {
   expect(await note.innerText()).toBe("first line\nsecond line");
 });
 
-test("on paper a fleet is the rows that were in sight, one below the other, dark on white", async () => {
+test("a printed fleet has its visible rows, one below the other, dark on white", async () => {
   const service = await Service.start(["crowd", "--devices", "1000"], "--no-auth");
   const { page } = await open(browser, service.url, { colorScheme: "dark" });
   await page.getByText("1000 devices").waitFor();

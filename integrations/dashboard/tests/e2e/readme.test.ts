@@ -6,13 +6,16 @@ import { readdirSync, readFileSync, statSync, symlinkSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { chromium } from "playwright-core";
 import { expect, onTestFinished, test } from "vitest";
-import { directory, eventually, freePort, launch, open, signIn } from "./harness";
+import { directory, eventually, launch, open, signIn } from "./harness";
 
 const DASHBOARD = resolve(import.meta.dirname, "../..");
 const README = readFileSync(join(DASHBOARD, "README.md"), "utf8");
 const BLOCKS = [...README.matchAll(/```sh\n(.*?)```/gs)].map((match) => match[1] as string);
 
-/** Where commands of the README run: an empty folder with the integrations, and what the gate installed. */
+/**
+ * Where commands of the README run: an empty folder with the integrations, and the environment that
+ * the gate installed.
+ */
 function checkout() {
   const cwd = directory();
   symlinkSync(resolve(DASHBOARD, ".."), join(cwd, "integrations"));
@@ -20,18 +23,25 @@ function checkout() {
   return { cwd, env: { ...process.env, PATH: `${bin}:${process.env.PATH}` } };
 }
 
-/** Run a command of the README on a free port until the test ends; returns the address that it serves. */
+/** Run a command of the README until the test ends; returns the address that it serves. */
 async function serve(command: string, where: ReturnType<typeof checkout>): Promise<string> {
-  const port = await freePort();
-  const child = spawn("bash", ["-c", `exec ${command} --port ${port}`], {
+  const child = spawn("bash", ["-c", `exec ${command} --port 0 2>&1`], {
     ...where,
-    stdio: "ignore",
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  let printed = "";
+  child.stdout.on("data", (text) => {
+    printed += text;
   });
   onTestFinished(async () => {
     child.kill("SIGTERM");
     if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
   });
-  const url = `http://127.0.0.1:${port}/`;
+  const address = await eventually(
+    () => / at (http:\/\/127\.0\.0\.1:\d+)\/?\n/.exec(printed),
+    `the address of ${command}`,
+  );
+  const url = `${address[1]}/`;
   await eventually(
     () =>
       fetch(`${url}readyz`).then(
@@ -54,7 +64,7 @@ test("the first commands show the demonstration", async () => {
   await page.locator(".fleet-item").first().waitFor();
 });
 
-test("the next ones serve the page, and the token they print opens it", async () => {
+test("the next commands serve the page, and their token opens it", async () => {
   const [token, command] = (BLOCKS[1] ?? "").trim().split("\n");
   const where = checkout();
   const printed = execFileSync("bash", ["-c", token as string], {
@@ -79,7 +89,7 @@ test("every other command is a step of the gate, or a script of the package", ()
     expect(["ci", ...Object.keys(scripts)]).toContain(name);
 });
 
-test("every picture is shown, is there, and is small", () => {
+test("every picture is used, exists and is small", () => {
   const shown = [
     ...new Set([...README.matchAll(/screenshots\/([\w-]+\.webp)/g)].map((match) => match[1])),
   ].sort();
@@ -88,7 +98,7 @@ test("every picture is shown, is there, and is small", () => {
     expect(statSync(join(DASHBOARD, "screenshots", String(name))).size).toBeLessThan(60 * 1024);
 });
 
-test("the versions that the README gives are those that are pinned", () => {
+test("the versions in the README are the pinned ones", () => {
   const { dependencies, devDependencies } = JSON.parse(
     readFileSync(join(DASHBOARD, "package.json"), "utf8"),
   );

@@ -11,7 +11,7 @@ beforeAll(async () => {
 });
 afterAll(() => browser.close());
 
-test("a device's name, target and thresholds are changed, and a wrong figure is said without losing the rest", async () => {
+test("name, target and thresholds can be changed; a wrong figure keeps the other input", async () => {
   const service = await Service.start(["show"]);
   const writer = new Writer(service.db);
   const { page, faults } = await signedIn(browser, service, { hash: "#/device/edge-002" });
@@ -78,7 +78,7 @@ test("a token that may only read sees the settings, and nothing to change them w
   await eventually(async () => (await page.locator(".settings button").count()) === 0, "no button");
 });
 
-test("a device is registered on the page, once; deleting takes its name and the scope admin", async () => {
+test("a device is registered once on the page; deleting needs its name and the scope admin", async () => {
   const service = await Service.start(["show"]);
   const writer = new Writer(service.db);
   const { page } = await signedIn(browser, service, { scopes: ["admin"] });

@@ -10,7 +10,7 @@ beforeAll(async () => {
 });
 afterAll(() => browser.close());
 
-test("a wrong token is named as such, and a right one opens the fleet", async () => {
+test("a wrong token is refused as such, and a right one opens the fleet", async () => {
   const service = await Service.start(["show"]);
   const token = service.token(["read"]);
   const { page } = await open(browser, service.url);
@@ -57,7 +57,7 @@ test("the token is kept until the tab is closed; another tab asks again", async 
   expect(await kept(page)).toEqual([0, 0, ""]);
 });
 
-test("a device that is remembered stays signed in, until somebody signs out, which ends it in every tab", async () => {
+test("a remembered device stays signed in; signing out ends that in every tab", async () => {
   const service = await Service.start(["show"]);
   const { page } = await open(browser, service.url);
   await page.getByLabel("Remember this device").check();
@@ -72,7 +72,7 @@ test("a device that is remembered stays signed in, until somebody signs out, whi
   expect(await kept(other)).toEqual([0, 0, ""]);
 });
 
-test("a browser that keeps nothing for pages still lets one in", async () => {
+test("signing in works in a browser that stores nothing for pages", async () => {
   const service = await Service.start(["show"]);
   const { page } = await open(browser, "about:blank");
   await page.addInitScript(() => {
@@ -87,13 +87,13 @@ test("a browser that keeps nothing for pages still lets one in", async () => {
   await page.getByLabel("Token").waitFor();
 });
 
-test("the sign-in page gives the very command that makes a token, for the file of this service", async () => {
+test("the sign-in page shows the command that makes a token for this service's file", async () => {
   const service = await Service.start(["show"]);
   const { page } = await open(browser, service.url);
   await page.getByText(`--db ${service.db}`).waitFor();
 });
 
-test("nothing that is asked for while the page loads is refused, signed in or not", async () => {
+test("no request is refused while the page loads, signed in or not", async () => {
   const service = await Service.start(["show"]);
   const { page } = await open(browser, "about:blank");
   const statuses: string[] = [];
@@ -111,7 +111,7 @@ test("nothing that is asked for while the page loads is refused, signed in or no
   expect(statuses).toEqual([]);
 });
 
-test("a link signs in once, is gone from the address, and can be remembered", async () => {
+test("a link signs in once, leaves the address, and can be remembered", async () => {
   const service = await Service.start(["show"], "--open");
   const link = await service.link();
   const { page, faults } = await open(browser, "about:blank");
@@ -163,7 +163,7 @@ test("a service without tokens asks for none", async () => {
   expect(await page.getByRole("button", { name: "Sign out" }).count()).toBe(0);
 });
 
-test("a token that is bound to a device shows that device alone", async () => {
+test("a token bound to a device shows only that device", async () => {
   const service = await Service.start(["show"]);
   const { page } = await open(browser, service.url);
   await signIn(page, service.token(["read"], "edge-002"));
@@ -172,7 +172,7 @@ test("a token that is bound to a device shows that device alone", async () => {
   expect(await page.locator(".fleet-item").count()).toBe(1);
 });
 
-test("a service that is gone is said to be gone, and tried again", async () => {
+test("the page says that the service does not answer, and tries again", async () => {
   const service = await Service.start(["show"], "--no-auth");
   const { page } = await open(browser, service.url);
   await page.getByRole("link", { name: "Harbour gate" }).waitFor();

@@ -69,7 +69,7 @@ test.each([true, false])(
   },
 );
 
-test("turns are counted as they follow one another, whatever goes on at the same time", () => {
+test("round trips count once for requests at the same time", () => {
   const request = (start: number, end: number) => ({ start, end, bytes: 0, status: 200, url: "" });
   expect(
     turnsOf([

@@ -59,7 +59,7 @@ async function asked(page: Page, act: () => Promise<unknown>): Promise<(string |
 const utcDay = (ago: number) =>
   new Date(Math.floor(Date.now() / 86_400_000 - ago) * 86_400_000).toISOString();
 
-test("this day and the ones before, then any dates: what is asked for, and what it is called", async () => {
+test("this day, earlier ones and any dates request the right spans, and name them", async () => {
   const { page, faults } = await device();
   const later = page.getByRole("button", { name: "Later" });
   expect(await asked(page, () => page.getByRole("radio", { name: "Day" }).check())).toEqual([
@@ -102,7 +102,7 @@ test("this day and the ones before, then any dates: what is asked for, and what 
   expect(faults).toEqual([]);
 });
 
-test("dragging over a chart zooms all of them in, a double click and the keyboard go back", async () => {
+test("dragging over a chart zooms all charts in; a double click or minus goes back", async () => {
   const { page } = await device();
   const chart = page.getByRole("group", { name: /^Power, chart/ });
   await chart.scrollIntoViewIfNeeded();
@@ -130,7 +130,7 @@ test("dragging over a chart zooms all of them in, a double click and the keyboar
   await eventually(async () => (await spanName(page)) === "Last 24 hours", "as it was");
 });
 
-test("a press in a legend hides a line of that chart, and shows it again", async () => {
+test("a click in a legend hides a line of that chart, and another shows it again", async () => {
   const { page } = await device({ colorScheme: "light" });
   const canvas = page.locator(".chart", { hasText: "Power" }).locator(".chart-plot canvas").first();
   const orange = () =>
@@ -150,7 +150,7 @@ test("a press in a legend hides a line of that chart, and shows it again", async
   await eventually(async () => (await orange()) > 20, "the panel's line");
 });
 
-test("a feed of 230 V and a pack of 12 V have each a chart of its own", async () => {
+test("a feed of 230 V and a pack of 12 V have a chart each", async () => {
   const service = await Service.start([], "--no-auth");
   const writer = new Writer(service.db);
   await writer.call("register_device", "hut", "Hut");
@@ -168,7 +168,7 @@ test("a feed of 230 V and a pack of 12 V have each a chart of its own", async ()
   expect(await page.getByRole("table", { name: /^Voltage/ }).count()).toBe(2);
 });
 
-test("a device whose clock says 1970 offers what it has read", async () => {
+test("a device whose clock says 1970 offers its readings", async () => {
   const service = await Service.start([], "--no-auth");
   const writer = new Writer(service.db);
   await writer.call("register_device", "old", "Old clock");
@@ -188,7 +188,7 @@ test("a device whose clock says 1970 offers what it has read", async () => {
   expect(await row(page, "Power", "Pack").textContent()).toBe("Pack12.0 W12.0 W12.0 W");
 });
 
-test("what is seen comes as CSV and as JSON: every reading of the range, and the hours' energy", async () => {
+test("a range downloads as CSV and JSON: every reading, or the energy by hour", async () => {
   const { service, page } = await device();
   await page.getByRole("radio", { name: "Day" }).check();
   await page.getByRole("button", { name: "Earlier" }).click();

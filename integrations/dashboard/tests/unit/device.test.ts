@@ -52,7 +52,7 @@ describe("points", () => {
   });
 });
 
-test("joined lines keep each its own points over all times", () => {
+test("joined lines keep their own points", () => {
   const random = chance(3);
   for (let run = 0; run < 200; run++) {
     const lines = Array.from({ length: 3 }, () => {
@@ -129,7 +129,7 @@ describe("energy", () => {
     return (period as NonNullable<typeof period>).energy;
   };
 
-  test("of a day is that of the hours that begin in it, and a day without any is there", () => {
+  test("of a day is that of the hours that begin in it, also if there are none", () => {
     const now = at(2026, 10, 23, 9);
     const panel = [
       hour(at(2026, 10, 20, 23), 9),
@@ -149,18 +149,18 @@ describe("energy", () => {
     expect(total(days)).toMatchObject({ consumption: 7, solar: 3, gridIn: 4 });
   });
 
-  test("of a UPS in line with the mains counts once, of one alone it is the grid's", () => {
+  test("of a UPS in line with the mains counts once; of a UPS alone it is the grid's", () => {
     expect(one({ main: [100, 0], ups: [98, 0] })).toMatchObject({ consumption: 100, gridIn: 100 });
     expect(one({ ups: [98, 3] })).toMatchObject({ consumption: 95, gridIn: 95 });
   });
 
-  test("says how much came from elsewhere than the grid", () => {
+  test("gives the share that did not come from the grid", () => {
     expect(selfSufficiency(one({ main: [25, 0], solar: [75, 0] }))).toBe(75);
     expect(selfSufficiency(one({ main: [0, 500], solar: [600, 0] }))).toBe(100);
     expect(selfSufficiency(one({ main: [10, 0], battery: [0, 30] }))).toBeNull();
   });
 
-  test("that went through the battery is counted once: both sides are equal", () => {
+  test("that passed through the battery counts once, so both sides are equal", () => {
     const sum = (parts: readonly Part[]) => parts.reduce((all, { wh }) => all + wh, 0);
     const { sources, uses } = sidesOf(one({ main: [20, 5], solar: [150, 0], battery: [90, 100] }));
     expect(sources.map(({ wh }) => wh)).toEqual([150, 0, 20]);
@@ -196,7 +196,7 @@ describe("energy", () => {
     expect(sidesOfAll([]).uses.map(({ wh }) => wh)).toEqual([0, 0, 0]);
   });
 
-  test("until a moment of a day has its share of the hour that is under way", () => {
+  test("until a moment of a day counts its hour in proportion", () => {
     const rows = [
       hour(at(2026, 10, 22, 7), 10),
       hour(at(2026, 10, 22, 8), 20),
@@ -211,7 +211,7 @@ describe("energy", () => {
     expect(dayBefore(at(2026, 10, 23, 8))).toBe(at(2026, 10, 22, 8));
   });
 
-  test("has an axis of round steps around all of it", () => {
+  test("has an axis of round steps that includes all values", () => {
     expect(stepsOf(-155, 170)).toEqual([-200, -100, 0, 100, 200]);
     expect(stepsOf(0, 4)).toEqual([0, 1, 2, 3, 4]);
     const random = chance(13);
@@ -296,7 +296,7 @@ describe("the outlook", () => {
   });
 });
 
-test("the flow in words says what comes from where", () => {
+test("the flow in words names sources and uses", () => {
   const meters = [{ type: "main" }, { type: "battery" }, { type: "solar" }].map((meter) => ({
     ...meter,
     active: true,
@@ -367,7 +367,7 @@ describe("axes", () => {
   });
 });
 
-test("a range as a file has a mark for spreadsheets as CSV, and names as JSON", () => {
+test("a range as CSV begins with a byte order mark, and as JSON has keys", () => {
   const rows = { head: ["time_utc", "meter"], rows: [["2026-11-23T00:00:00+00:00", "Hütte"]] };
   expect(fileText(rows, "csv")).toBe("\ufefftime_utc,meter\r\n2026-11-23T00:00:00+00:00,Hütte\r\n");
   expect(JSON.parse(fileText(rows, "json"))).toEqual([
@@ -376,7 +376,7 @@ test("a range as a file has a mark for spreadsheets as CSV, and names as JSON", 
   expect(fileName("a/b ü", "readings", "csv")).toBe("a_b_-readings.csv");
 });
 
-test("lines have a colour by type, and others of that type another shade or a dash", () => {
+test("lines have a colour by type, and a shade or a dash within a type", () => {
   const meters = Array.from({ length: 4 }, (_, index) => ({
     id: `m${index}`,
     type: "solar",
@@ -426,7 +426,7 @@ describe("the report as CSV", () => {
     events: [],
   });
 
-  test("quotes what needs it, leaves empty what is not there, and ends lines as RFC 4180 has it", () => {
+  test("quotes where needed, leaves missing values empty, and ends lines by RFC 4180", () => {
     const [head, line, rest] = reportCsv(report("Pack")).split("\r\n");
     expect(head?.split(",").length).toBe(17);
     expect(head?.slice(0, 10)).toBe("\ufeffdevice_id");
@@ -458,7 +458,7 @@ describe("the report as CSV", () => {
   );
 });
 
-test("a file's hours are asked for by the ends of its span: the clock here may be wrong", async () => {
+test("a file's hours are requested by the span, because the browser's clock may be wrong", async () => {
   const hours = ["10", "11", "12"].map(
     (hour) => ({ start: `2026-11-23T${hour}:00:00.000000+00:00` }) as PowerStatistics,
   );

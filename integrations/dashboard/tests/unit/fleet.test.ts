@@ -49,7 +49,7 @@ function meter(changes: Partial<PowerMeter> = {}): PowerMeter {
 }
 
 describe("a device's state", () => {
-  test("is the worst of what stores energy, and not its panel's", () => {
+  test("is the worst state of its batteries, not that of its panel", () => {
     const panel = meter({ type: "solar", state: "charging" });
     const states = (...meters: PowerMeter[]) => summarise(DEVICE, meters, undefined, NOW).state;
     expect(states(panel, meter())).toBe("normal");
@@ -61,7 +61,7 @@ describe("a device's state", () => {
     expect(states(panel)).toBe("producing");
   });
 
-  test("is charging while something flows in, and full where nothing does: the library has one word for both", () => {
+  test("is charging while power flows in, and full when none does", () => {
     const ups = (changes: Partial<PowerMeter>) => stateOf(meter({ type: "ups", ...changes }));
     expect(ups({ state: "charging", charge_pct: 98, wattage: 300 })).toBe("full");
     expect(ups({ state: "charging", charge_pct: 98, wattage: null })).toBe("full");
@@ -86,7 +86,7 @@ describe("a device's state", () => {
     expect(summarise(DEVICE, [], undefined, NOW).state).toBe("silent");
   });
 
-  test("of a clock that is ahead goes by when something came from it", () => {
+  test("with a clock that is ahead depends on when its readings came", () => {
     const ahead = meter({ updated_at: new Date(NOW + 9e6).toISOString() });
     const at = (now: number) => summarise(DEVICE, [ahead], undefined, now, new Map([["m", NOW]]));
     expect(at(NOW + 120_000)).toMatchObject({ stale: false, state: "normal", ahead: true });
@@ -154,7 +154,7 @@ describe("what a device uses", () => {
     else expect(consumption).toBeCloseTo(expected, 9);
   });
 
-  test("has its sources apart", () => {
+  test("separates its sources", () => {
     expect(of(["main", 55], ["battery", 33], ["solar", 56], ["ups", 50])).toMatchObject({
       grid: 55,
       battery: 33,
@@ -174,7 +174,7 @@ describe("watts that are not known", () => {
     wattage: null,
   });
 
-  test("are no zero: what is made of them is not known either, and the rest is", () => {
+  test("are not zero: figures that need them are unknown, too, the others are known", () => {
     const panel = meter({ type: "solar", voltage: 20, current_draw: 2, wattage: 40 });
     expect(summarise(DEVICE, [gauge, panel], undefined, NOW)).toMatchObject({
       total: null,
@@ -220,7 +220,7 @@ describe("a charge that is not known", () => {
   const unknown = { charge_pct: null };
   const pack = meter(unknown);
 
-  test("is no charge, and leaves the runtime unknown", () => {
+  test("leaves charge and runtime unknown", () => {
     expect(summarise(DEVICE, [pack], undefined, NOW)).toMatchObject({
       state: "normal",
       charge: null,
@@ -230,12 +230,12 @@ describe("a charge that is not known", () => {
     });
   });
 
-  test("is left out of the mean and of the runtime, as in the library, while another battery's is known", () => {
+  test("is left out of mean and runtime while another battery's is known", () => {
     const known = meter({ charge_pct: 60 });
     expect(wattsOf([pack, known])).toMatchObject({ charge: 60, runtime: 5, battery: 24 });
   });
 
-  test("is not full, whatever the library calls it, and charging where something flows in", () => {
+  test("is not full, and is charging while power flows in", () => {
     expect(stateOf(meter({ ...unknown, wattage: 0 }))).toBe("normal");
     expect(stateOf(meter({ ...unknown, wattage: -5 }))).toBe("charging");
     expect(stateOf(meter({ ...unknown, state: "unknown", wattage: -5 }))).toBe("charging");
@@ -245,13 +245,13 @@ describe("a charge that is not known", () => {
     );
   });
 
-  test("is said in an alert that still stands", () => {
+  test("is named in an alert that still stands", () => {
     const low = meter({ ...unknown, state: "low" });
     const { alerts } = summarise(DEVICE, [low], undefined, NOW);
     expect(alerts).toEqual([{ severity: "warning", text: "\u2068Pack\u2069 low, charge unknown" }]);
   });
 
-  test("comes behind those that are known, also among what needs somebody", () => {
+  test("comes after those that are known, also among devices that need action", () => {
     const of = (id: string, changes: Partial<Summary>): Summary => ({
       ...summarise(DEVICE, [meter()], undefined, NOW),
       id,
@@ -290,7 +290,7 @@ describe("a retired meter", () => {
     expect(both).toMatchObject({ state: "normal", total: 12, charge: 50 });
   });
 
-  test("alone leaves nothing but when it was seen", () => {
+  test("alone leaves only the time when it was seen", () => {
     expect(summarise(DEVICE, [retired], undefined, NOW)).toMatchObject({
       state: "unknown",
       consumption: null,
@@ -319,7 +319,7 @@ describe("alerts", () => {
     expect(texts([meter()], { within_target: true } as DeviceBudget)).toEqual([]);
   });
 
-  test("power below the threshold that every device has is a note, for it may never be above", () => {
+  test("power below the default threshold is a note, because some devices never exceed it", () => {
     const camera = meter({ type: "main", voltage: 2, wattage: 2 });
     expect(texts([camera])).toEqual(["note: Power below 3.00 W"]);
     expect(texts([camera], undefined, 2.5)).toEqual(["critical: Power below 2.50 W"]);
@@ -368,7 +368,7 @@ function fact(changes: Partial<FleetDevice> = {}): FleetDevice {
 }
 
 describe("what a fleet knows of a device", () => {
-  test("its alarms are alerts, also of one that has no readings, and of a kind that this page does not know", () => {
+  test("its alarms are alerts, also without readings, and of unknown kinds", () => {
     const alarms = [ALARM, { ...ALARM, kind: "moved" }];
     for (const meters of [[], [meter()]]) {
       const summary = summarise(DEVICE, meters, undefined, NOW, new Map(), fact({ alarms }));
@@ -377,7 +377,7 @@ describe("what a fleet knows of a device", () => {
     }
   });
 
-  test("what happened once is a note", () => {
+  test("alarms for a single event are notes", () => {
     const alarms = [{ ...ALARM, kind: "replaced" }];
     const summary = summarise(DEVICE, [meter()], undefined, NOW, new Map(), fact({ alarms }));
     expect(summary.alerts.map(({ severity, text }) => `${severity}: ${text}`)).toEqual([
@@ -386,12 +386,12 @@ describe("what a fleet knows of a device", () => {
     expect(FILTERS.alerts.keeps(summary)).toBe(false);
   });
 
-  test("a site that has no name is none", () => {
+  test("a site without a name is no site", () => {
     const summary = summarise(DEVICE, [], undefined, NOW, new Map(), fact({ site: "" }));
     expect(summary.site).toBeNull();
   });
 
-  test("its versions are counted, the commonest first", () => {
+  test("its versions are counted, the most frequent first", () => {
     const of = (...versions: (string | null)[]) =>
       versionsText({
         devices: new Map(
@@ -426,7 +426,7 @@ describe("order", () => {
   const random = chance(5);
   const rows = byName(Array.from({ length: 60 }, (_, index) => row(index, random)));
 
-  test("by name counts as people do", () => {
+  test("by name puts numbers in order", () => {
     const names = ["Node 10", "node 9", "Node 2"].map((name) => ({ id: name, name }));
     expect(byName(names).map(({ name }) => name)).toEqual(["Node 2", "node 9", "Node 10"]);
   });
@@ -449,7 +449,7 @@ describe("order", () => {
     },
   );
 
-  test("a search has every word in the name or the id, whatever its case", () => {
+  test("a search finds names and ids with all its words, in any case", () => {
     expect(search(rows, " NODE  d13 ").map(({ id }) => id)).toEqual(["d13"]);
     expect(search(rows, " ")).toBe(rows);
   });
@@ -507,7 +507,7 @@ describe("in order of need", () => {
     of("fine 10", {}),
   ];
 
-  test("a flat battery is first, and sixty cameras of two watts are last, by name", () => {
+  test("a flat battery is first, and sixty cameras of two watts come last, by name", () => {
     const random = chance(11);
     for (let run = 0; run < 20; run++) {
       const shuffled = byName([...wanted].sort(() => random() - 0.5));

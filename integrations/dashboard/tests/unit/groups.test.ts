@@ -50,20 +50,20 @@ describe("groups", () => {
   ];
   const groups = inGroups(rows, by("-", 2));
 
-  test("come in the order of their first rows, and what has no such part comes last", () => {
+  test("come in the order of their first rows, devices without such a part last", () => {
     const named = inGroups(rows, by("-", 1)).map(({ name }) => name);
     expect(named).toEqual(["b", "lonely", "a"]);
     expect(groups.map(({ name }) => name)).toEqual(["1", "2", null]);
   });
 
-  test("say their worst state, and what their live devices use, as far as it is known", () => {
+  test("show their worst state, and the known watts of their live devices", () => {
     const [b, , a] = inGroups(rows, by("-", 1));
     expect([b?.state, a?.state]).toEqual(["critical", "normal"]);
     expect(groupSum(b as never, "consumption")).toEqual({ sum: 3, unknown: 0 });
     expect(groupSum(a as never, "consumption")).toEqual({ sum: 2, unknown: 1 });
   });
 
-  test("hold each row once and in its order, whatever the ids; a closed one is its head alone", () => {
+  test("hold each row once, in order, for any ids; a closed group is its head only", () => {
     const random = chance(3);
     const word = () => ["a", "b", "-", "/", ""][Math.floor(random() * 5)] as string;
     for (let run = 0; run < 50; run++) {
@@ -87,7 +87,7 @@ describe("groups", () => {
   });
 });
 
-test("devices of a fleet come in groups by site, those of none last", () => {
+test("devices of a fleet are grouped by site, those without one last", () => {
   const rows = [row("a", { site: "north" }), row("b", { site: null }), row("c", { site: "south" })];
   const groups = inGroups([...rows, row("d", { site: "north" })], BY_SITE);
   expect(groups.map(({ name, rows: its }) => [name, its.map(({ id }) => id).join()])).toEqual([
@@ -100,14 +100,14 @@ test("devices of a fleet come in groups by site, those of none last", () => {
 describe("what is offered", () => {
   const keys = (...ids: string[]) => offers(ids).map(({ grouping }) => keyOf(grouping));
 
-  test("are the parts that make groups, by their fullest names", () => {
+  test("are the parts that make groups, with their longest names", () => {
     expect(keys("site-a/gate-1", "site-a/gate-2", "site-b/gate-1")).toEqual(["/1", "/2"]);
     expect(keys("site-a-gate-1", "site-a-gate-2", "site-b-gate-1")).toEqual(["-1-2", "-4"]);
     const [sites] = offers(["site-a-gate-1", "site-a-gate-2", "site-b-gate-1"]);
     expect(sites?.names).toEqual(["site-a", "site-b"]);
   });
 
-  test("are none where every device would be alone, or all in one", () => {
+  test("are none if each device would be alone, or all in one group", () => {
     expect(keys("node-1", "node-2", "node-3")).toEqual([]);
     expect(keys("north", "south")).toEqual([]);
     expect(keys()).toEqual([]);
@@ -133,7 +133,7 @@ describe("a grouping in an address", () => {
     "?split=-&part=0",
     "?split=-&part=2-1",
     "?split=-&part=x",
-  ])("that is none is none: %s", (query) => {
+  ])("that is invalid is ignored: %s", (query) => {
     expect(groupingOf(query)).toBeNull();
   });
 });

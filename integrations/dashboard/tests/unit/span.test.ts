@@ -24,12 +24,12 @@ test.each([
   ["week", day(2026, 10, 23), day(2026, 10, 30)],
   ["month", day(2026, 10, 1), day(2026, 11, 1)],
   ["year", day(2026, 0, 1), day(2027, 0, 1)],
-] as const)("this %s has its first moment and that of the next", (unit, from, to) => {
+] as const)("this %s begins and ends at the right moments", (unit, from, to) => {
   expect(calendarSpan(unit, NOW)).toEqual({ kind: "calendar", unit, from, to });
   expect(isLive(calendarSpan(unit, NOW), NOW)).toBe(true);
 });
 
-test("the one before ends where this one begins, over leap days and clocks that are set", () => {
+test("the previous one ends where this one begins, over leap days and clock changes", () => {
   for (const unit of UNITS) {
     let span = calendarSpan(unit, day(2028, 5, 1));
     for (let count = 0; count < 60; count++) {
@@ -44,7 +44,7 @@ test("the one before ends where this one begins, over leap days and clocks that 
   );
 });
 
-test("the last hours go back to a span of the same length that stays where it is", () => {
+test("the span before the last hours has the same length, and stays fixed", () => {
   const last: Span = { kind: "last", range: "24h" };
   const before = shifted(last, -1, NOW);
   expect(before.kind).toBe("between");
@@ -63,7 +63,7 @@ test.each<[string, Span, string]>([
 ])("%s is drawn by %s", (_, span, detail) => expect(detailOf(span)).toBe(detail));
 
 describe("energy", () => {
-  test("of the last day is that of the seven days up to now; of a month, of its days", () => {
+  test("of the last day covers seven days up to now; of a month, its days", () => {
     const week = energyMoments({ kind: "last", range: "24h" }, NOW);
     expect(week.map((moment) => new Date(moment).getDate())).toEqual([
       19, 20, 21, 22, 23, 24, 25, 26,

@@ -9,7 +9,7 @@ import { sparkPath } from "../../src/ui/Sparkline";
 
 const HOUR_MS = 3_600_000;
 
-describe("what is asked for", () => {
+describe("requested sparklines", () => {
   beforeEach(() => {
     vi.useFakeTimers({ now: Date.parse("2026-11-23T12:10:00Z") });
   });
@@ -33,7 +33,7 @@ describe("what is asked for", () => {
     return { store, asked, service, end: store.subscribe(() => undefined) };
   }
 
-  test("is what is in sight once that has settled, and each device once", async () => {
+  test("are those of the visible devices once scrolling has settled, each once", async () => {
     const { store, asked } = shown();
     for (const ids of [
       ["a", "b"],
@@ -51,7 +51,7 @@ describe("what is asked for", () => {
     expect(store.state().sparks.get("c")).toEqual([1, null]);
   });
 
-  test("comes again after an hour, of those alone that are in sight then", async () => {
+  test("are loaded again after an hour, only for devices that are visible then", async () => {
     const { store, asked } = shown();
     store.see(["a", "b"]);
     await vi.advanceTimersByTimeAsync(1000);
@@ -62,7 +62,7 @@ describe("what is asked for", () => {
     expect(asked.slice(1)).toEqual([["b"]]);
   });
 
-  test("comes again a minute after a failure, which is told until then", async () => {
+  test("are loaded again a minute after a failure, which is shown until then", async () => {
     const { store, asked, service } = shown();
     service.fails = true;
     store.see(["a"]);
@@ -73,14 +73,14 @@ describe("what is asked for", () => {
     expect([asked.length, store.state().error]).toEqual([2, null]);
   });
 
-  test("is not what the service does not know, again and again", async () => {
+  test("are not requested again and again for devices that the service lacks", async () => {
     const { store, asked } = shown();
     store.see(["gone"]);
     await vi.advanceTimersByTimeAsync(600_000);
     expect([asked.length, store.state().sparks.get("gone")]).toEqual([1, []]);
   });
 
-  test("is nothing once nobody looks any more, until somebody does", async () => {
+  test("are not loaded while no component needs them", async () => {
     const { store, asked, end } = shown();
     store.see(["a"]);
     end();
@@ -94,11 +94,11 @@ describe("what is asked for", () => {
 });
 
 describe("how it is drawn", () => {
-  test("the greatest is on top, zero at the bottom, and what is not known breaks the line", () => {
+  test("the maximum is on top, zero at the bottom, and unknown hours are gaps", () => {
     expect(sparkPath([0, 10, null, 5], 40, 24)).toBe("M5.0 22.0h0L15.0 2.0M35.0 12.0h0");
   });
 
-  test("what is fed back is below zero, and a day without watts lies on the ground", () => {
+  test("power fed back is below zero, and a day without watts lies at the bottom", () => {
     expect(sparkPath([-10, 10], 20, 24)).toBe("M5.0 22.0h0L15.0 2.0");
     expect(sparkPath([0, 0], 20, 24)).toBe("M5.0 22.0h0L15.0 22.0");
     expect(sparkPath([null], 20, 24)).toBe("");
