@@ -121,11 +121,16 @@ def _say(text: str, answer: Answer[Any]) -> None:
 
 def _budget(options: argparse.Namespace) -> int:
     answer = _fleet(options).budget(options.device_ids or None)
-    unknown = [budget["error"] for budget in answer.value.values() if "error" in budget]
     _say(_budget_text(answer.value, options.json), answer)
-    for error in unknown:
+    return _say_unknown(answer.value)
+
+
+def _say_unknown(budgets: Mapping[str, Mapping[str, Any]]) -> int:
+    """Name the devices that have no present budget, and why; return the exit code."""
+    errors = [budget["error"] for budget in budgets.values() if "error" in budget]
+    for error in errors:
         print_error(f"power-fleet: {error}")
-    return 1 if unknown else 0
+    return 1 if errors else 0
 
 
 def _budget_text(budgets: Mapping[str, Mapping[str, Any]], as_json: bool) -> str:
@@ -145,7 +150,8 @@ def _report(options: argparse.Namespace) -> int:
 def _latest(options: argparse.Namespace) -> int:
     from power_fleet.fleet import shown
 
-    answer = _fleet(options).latest(options.device_ids or None)
+    fleet = _fleet(options)
+    answer = fleet.latest(options.device_ids or None)
     if options.json:
         text = shown_json([shown(meter) for meter in answer.value])
     elif answer.value:
@@ -154,7 +160,9 @@ def _latest(options: argparse.Namespace) -> int:
     else:
         text = "no meters yet: `power-fleet forward` sends a device's file"
     _say(text, answer)
-    return 0
+    found = {meter.device_id for meter in answer.value}
+    missing = [id_ for id_ in options.device_ids if id_ not in found]
+    return _say_unknown(fleet.budget(missing).value) if missing else 0
 
 
 def _energy(options: argparse.Namespace) -> int:

@@ -177,12 +177,12 @@ def add_nats_options(command: CommandParser) -> None:
 
 
 def nats_of(options: argparse.Namespace) -> Nats:
-    """What the options of add_nats_options() say. Raises WrongOptions."""
+    """What the options of add_nats_options() say. Raises WrongOptions, StorageError, OSError."""
     from power_fleet.stream import Nats, nats_of_hub
 
     urls = options.nats or os.environ.get(NATS_VARIABLE)
     if urls:
-        return Nats(
+        named = Nats(
             urls,
             options.user,
             options.password_file,
@@ -190,6 +190,9 @@ def nats_of(options: argparse.Namespace) -> Nats:
             options.inbox_prefix,
             options.key_file,
         )
+        named.key()  # a file that is none is said at once: no later attempt would mend it
+        named.password()
+        return named
     for name in ("user", "password_file", "key_file", "ca"):
         if getattr(options, name) is not None:
             raise WrongOptions(f"--{name.replace('_', '-')}: give it together with --nats")

@@ -203,7 +203,7 @@ def test_without_its_extra_it_says_what_to_install(tmp_path: Path) -> None:
 
     refused = run("forward", "--db", str(tmp_path / "a.db"))
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr == "power-fleet: nats is not installed: pip install '.[fleet]'\n"
+    assert refused.stderr == "power-fleet: nats-py is not installed: pip install '.[fleet]'\n"
     for arguments in (["--help"], ["--version"], ["help", "sink"]):
         shown = run(*arguments)
         assert (shown.returncode, shown.stderr) == (0, "")
@@ -332,10 +332,9 @@ def one_device(new_urls: list[str], tmp_path: Path) -> list[str]:
         ),
         (["silent", "--for", "0"], ["device +last seen +silent for", r"edge-1  20\d\d-"]),
         (["silent", "--for", "70000d"], ["no device is silent"]),
-        (["latest", "nobody"], ["no meters yet"]),
     ],
-    ids=["budget", "latest", "energy", "silent", "nobody-is-silent", "no-meters"],
-)  # fmt: skip
+    ids=["budget", "latest", "energy", "silent", "nobody-is-silent"],
+)
 def test_answers_are_tables(
     arguments: list[str],
     lines: list[str],
@@ -362,15 +361,19 @@ def test_answers_are_json_for_programs(
     assert keys[command] in first
 
 
-def test_a_budget_of_nobody_is_an_error(
-    one_device: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [("budget", "^edge-1 .*\nedge-2 .* no such id"), ("latest", "^edge-1/Pack ")],
+)
+def test_an_answer_about_nobody_is_an_error(
+    command: str, shown: str, one_device: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Those that are known are shown, the other is named, and the exit code says that one is
     missing.
     """
-    assert cli.main(["budget", "edge-1", "edge-2", *one_device]) == 1
+    assert cli.main([command, "edge-1", "edge-2", *one_device]) == 1
     out, err = capsys.readouterr()
-    assert re.search("^edge-1 .*\nedge-2 .* no such id", out, re.MULTILINE)
+    assert re.search(shown, out, re.MULTILINE)
     assert err.endswith("no device has the id 'edge-2': none of that id has been forwarded\n")
 
 

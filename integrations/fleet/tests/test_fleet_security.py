@@ -14,7 +14,7 @@ from typing import cast
 import nats.errors
 import pytest
 from example_harness import nats_servers, prepare
-from fleet_harness import queried
+from fleet_harness import queried, run_command
 from nats.aio.client import Client, ServerVersion
 from pipeline import drained, quick, running_sink, until
 from power_fleet.dead import dead_subject, make_dead_stream
@@ -302,3 +302,20 @@ def test_secrets_are_for_their_owner(
     file.chmod(0o602)
     with pytest.raises(StorageError, match="can write it"):
         read()
+
+
+def test_a_file_that_is_no_key_is_said_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before any attempt: none would mend it; nor one that is missing."""
+    file = tmp_path / "k.key"
+    with PowerManager(tmp_path / "a.db"):
+        pass
+    command = ["forward", "--db", str(tmp_path / "a.db"), "--nats", "nats://127.0.0.1:9"]
+    assert run_command(*command, "--key-file", str(file)) == 1
+    assert capsys.readouterr().err == f"power-fleet: {file}: No such file or directory\n"
+    file.write_bytes(b"\xff no key")
+    file.chmod(0o600)
+    assert run_command(*command, "--key-file", str(file)) == 1
+    message = "expected one line with a key that begins with SU"
+    assert capsys.readouterr().err == f"power-fleet: {file}: {message}\n"
