@@ -21,6 +21,7 @@ _MOST_BESIDE_BAR = 3
 _MOST_LISTED = 5
 _AFTER_INVOICE = "after the invoice"
 _NOT_BILLED = "not billed"
+_NOTHING = "Nothing is billed yet. A statement has what was sent: `power-billing report` sends it."
 _OTHER = "rounding, and what is not billed"
 
 
@@ -85,8 +86,10 @@ def _period_lines(statement: Statement, one: CustomerStatement) -> list[_PeriodL
 
 def as_text(statement: Statement, screen: Screen) -> str:
     """Tables for a terminal."""
-    parts = [f"Energy used, {_state(statement)}"]
+    parts = [f"Energy billed, {_state(statement)}"]
     parts += [_customer_text(statement, one, screen) for one in statement.customers]
+    if not statement.customers:
+        parts.append(_NOTHING)
     total = f"{shown_wh(statement.total.watt_hours)} Wh {shown_cost(statement, statement.total)}"
     parts.append(f"total: {total.rstrip()}")
     return "\n\n".join(parts)
@@ -305,8 +308,9 @@ def as_html(statement: Statement) -> str:
     """A page that needs no other file; each customer begins a new sheet when it is printed."""
     sections = [_section(statement, one) for one in statement.customers]
     if not sections:
-        sections = [f"<section>{_head(statement, 'no customer', statement.total)}</section>"]
-    title = f"Energy used, {statement.month}"
+        head = _head(statement, "no customer", statement.total)
+        sections = [f"<section>{head}<p>{_NOTHING}</p></section>"]
+    title = f"Energy billed, {statement.month}"
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -326,7 +330,7 @@ def _head(statement: Statement, customer: str, total: Line) -> str:
     big, small = (cost, wh) if cost else (wh, "")
     state = _text(_state(statement))
     return (
-        f"<header><h1>Energy used<small>{_text(customer)}</small><small>{state}</small></h1>"
+        f"<header><h1>Energy billed<small>{_text(customer)}</small><small>{state}</small></h1>"
         f'<div class="sum">{_text(big)}<small>{_text(small)}</small></div></header>'
     )
 

@@ -41,6 +41,7 @@ from fleet_world import URL, CarriedDevices, Carrier, FleetWorld
 from power_billing import fleet_usage
 from power_billing.fleet_usage import FleetDevices
 from power_fleet import schema
+from power_fleet import tables as fleet_tables
 from power_fleet.engine import Engine
 
 THIS_HOUR = int(NOW // HOUR)
@@ -157,11 +158,11 @@ def test_an_engine_that_keeps_too_little_is_refused(world: FleetWorld) -> None:
     world.use(10.0, 3)
     assert world.report().complete
     for shard in world.engine.shards:
-        shard.insert("power_keep", schema.KEEP, [["hours", 30, 0, 1]])
+        shard.insert("power_keep", fleet_tables.KEEP, [["hours", 30, 0, 1]])
     with pytest.raises(BillingError, match=r"keeps hours since 2026-08-.* --keep-hours 110"):
         world.report()
     for shard in world.engine.shards:
-        shard.insert("power_keep", schema.KEEP, [["hours", 110, 0, 2]])
+        shard.insert("power_keep", fleet_tables.KEEP, [["hours", 110, 0, 2]])
     assert world.report().complete
 
 

@@ -351,7 +351,7 @@ def made(world: World) -> Statement:
 def test_text_for_people(made: Statement) -> None:
     """A table, then what is not in it."""
     assert as_text(made, SCREEN).splitlines() == [
-        "Energy used, 2026-09, 0.30 EUR a kWh",
+        "Energy billed, 2026-09, 0.30 EUR a kWh",
         "",
         "cus_Nf1XyzAbc                     day                Wh      cost",
         "edge (<b>Pump & Co</b>)           2026-09-20  1,001.800  0.30 EUR",
@@ -448,6 +448,8 @@ def test_nobody_used_anything(world: World) -> None:
     found = statement(world, price=PRICE)
     assert as_text(found, SCREEN).endswith("total: 0 Wh 0.00 EUR")
     assert "no customer" in as_html(found)
+    for shown in (as_html(found), as_text(found, SCREEN)):
+        assert "Nothing is billed yet. A statement has what was sent" in shown
     assert len(as_csv(found).splitlines()) == 1
 
 

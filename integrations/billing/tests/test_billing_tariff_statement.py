@@ -180,7 +180,7 @@ def made() -> Statement:
 def test_text_has_a_table_of_periods(made: Statement) -> None:
     """Watt-hours, price and money each."""
     assert as_text(made, SCREEN).splitlines() == [
-        "Energy used, 2026-10, prices by time of day in Europe/Berlin",
+        "Energy billed, 2026-10, prices by time of day in Europe/Berlin",
         "",
         "cus_Nf1XyzAbc  day            Wh      cost",
         "edge           2026-10-26  2,500  0.71 EUR",

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from power_fleet.engine import Engine, Shard
 from power_fleet.errors import Refused
-from power_fleet.tables import KEEP as KEEP  # the tests of power_billing take it from here
 from power_fleet.tables import SETTINGS, SHARD, TABLES, Table
 
 

@@ -19,6 +19,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
 from power_mqtt.broker import Broker, said
 from power_mqtt.notices import (
     END_SECONDS,
@@ -34,16 +40,6 @@ from power_mqtt.notices import (
     Up,
     Will,
 )
-
-try:
-    import paho.mqtt.client as paho
-    from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-    from paho.mqtt.packettypes import PacketTypes
-    from paho.mqtt.properties import Properties
-    from paho.mqtt.subscribeoptions import SubscribeOptions
-except ModuleNotFoundError as error:
-    # By its name in the registry: "paho" is another package there.
-    raise ModuleNotFoundError(str(error), name="paho-mqtt") from error
 
 _CONNECT_SECONDS = 10.0  # for the broker to greet
 _FIRST_DELAY, _LAST_DELAY = 1.0, 30.0  # seconds between attempts
