@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 SERVICE_PORT = 8080
 DEMO_DEVICES = 20
 LEAST_MEMORY = 256 * 2**20  # bytes: with less an engine does not start, or answers nothing
-# Below the examples of `hub --help`; the README has the same.
+# In `hub --help`; the README has the same.
 CERTIFICATE = r"""
-a certificate for --cert and --key, of the address or name at which devices reach
-the hub (IP:192.0.2.1 here; a name is DNS:hub.example.com):
+A certificate for --cert and --key, of the address or name at which devices reach
+the hub (IP:192.0.2.1 here; a name is DNS:hub.example.com), is made by
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
     -subj /CN=hub -addext subjectAltName=IP:192.0.2.1 -out hub.pem -keyout hub-key.pem"""
 SERVICE_PACKAGES = ("power_service", "fastapi", "uvicorn", "pydantic_settings")
@@ -89,7 +89,7 @@ def _add_hub(parser: CommandParser) -> None:
         ],
         group=HUB_GROUP,
     )
-    command.epilog = f"{command.epilog}\n{CERTIFICATE}"
+    command.description = f"{command.description}\n{CERTIFICATE}"
     command.add_argument(
         "--data",
         type=Path,
