@@ -277,7 +277,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def openssl_command() -> str:
     """The command of `power-fleet hub --help` that makes a certificate."""
     text = cli.make_parser().commands["hub"].format_help()
-    return text[text.index("  openssl ") :].strip()
+    command, _, _ = text[text.index("  openssl ") :].partition("\n\n")
+    return command.strip()
 
 
 def test_the_readme_makes_the_same_certificate() -> None:
