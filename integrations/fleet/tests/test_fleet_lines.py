@@ -18,7 +18,17 @@ import pytest
 from chaos_common import compare
 from fleet_harness import INTEGRATION, NOW, Clock, emptied, queried, random_device
 from nats.js import JetStreamContext
-from pipeline import drained, info, messages, quick, running_sink, send, streams, until
+from pipeline import (
+    drained,
+    info,
+    messages,
+    quick,
+    running_sink,
+    send,
+    streams,
+    until,
+    until_made,
+)
 from power_fleet.aside import MOST_SECONDS, Aside
 from power_fleet.dead import set_up_streams
 from power_fleet.engine import Engine
@@ -80,7 +90,7 @@ async def made_anew(nats: Nats, first_sequence: int = 1) -> None:
     """Somebody has lost the stream, and makes another one."""
     async with jetstream(nats) as js:
         await js.delete_stream(STREAM)
-        await make_streams(js, 1, 10_000_000, first_sequence=first_sequence)
+        await until_made(lambda: make_streams(js, 1, 10_000_000, first_sequence=first_sequence))
 
 
 def test_the_lines_of_a_device_are_known(pm: PowerManager, nats: Nats, engine: Engine) -> None:
