@@ -4,7 +4,18 @@ import { readFileSync } from "node:fs";
 import type { Report } from "@blackroad/power-client";
 import type { Browser, Download, Page, Route } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { eventually, focusOn, launch, open, refuse, Service, signedIn, Writer } from "./harness";
+import {
+  eventually,
+  focusOn,
+  launch,
+  open,
+  pauseClock,
+  refuse,
+  Service,
+  signedIn,
+  titled,
+  Writer,
+} from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -66,29 +77,80 @@ test("a month of readings each second lacks only the volts, and says why", async
   await legend(page, "Voltage", "Panel").waitFor();
 });
 
-test("a range is fetched again only when it has moved by a pixel", async () => {
-  const service = await Service.start(["show"], "--no-auth");
+/** The page on a clock of its own; `asked` counts its requests for readings, in the page itself. */
+async function clocked(service: Service, hash: string) {
   const { page } = await open(browser, "about:blank");
   await page.clock.install();
-  let asked = 0;
-  page.on("request", (request) => {
-    if (request.url().includes("max_points=")) asked++;
+  await page.addInitScript(() => {
+    const real = window.fetch;
+    const counted = window as unknown as { asked: number };
+    counted.asked = 0;
+    window.fetch = (...request) => {
+      if (String(request[0]).includes("max_points=")) counted.asked++;
+      return real(...request);
+    };
   });
-  await page.goto(`${service.url}/${HASH}`);
-  const fetched = async (what: string, passing: number) => {
-    const before = asked;
-    await page.clock.fastForward(passing);
-    await eventually(() => asked >= before + 3, what);
+  await page.goto(`${service.url}/${hash}`);
+  return {
+    page,
+    asked: () => page.evaluate(() => (window as unknown as { asked: number }).asked),
   };
+}
+
+test("a range is fetched again only when it has moved by a pixel", async () => {
+  const service = await Service.start(["show"], "--no-auth");
+  const { page, asked } = await clocked(service, HASH);
+  // What is drawn has set the timer of the next fetch; from then on time passes only here.
   await legend(page, "Power", "Panel").waitFor();
-  await fetched("a day after a minute", 61_000);
+  await pauseClock(page);
+  expect(await asked()).toBe(3);
+  await page.clock.fastForward(61_000);
+  expect(await asked()).toBe(6); // a day after a minute
+  await page.clock.resume();
   await page.getByRole("radio", { name: "30 d" }).check();
   await page.getByText("each day’s lowest, mean and highest, W").waitFor();
-  const before = asked;
+  await pauseClock(page);
+  expect(await asked()).toBe(9);
   await page.clock.fastForward(600_000);
-  await page.getByRole("radio", { name: "30 d" }).waitFor();
-  expect(asked).toBe(before);
-  await fetched("a month after twelve minutes", 130_000);
+  expect(await asked()).toBe(9);
+  await page.clock.fastForward(130_000);
+  expect(await asked()).toBe(12); // a month after twelve minutes
+});
+
+test("a history waits for the stream to bring its readings, and is then fetched once", async () => {
+  const service = await Service.start(["show"], "--no-auth");
+  const { page, asked } = await clocked(service, "");
+  const link = page.getByRole("link", { name: "Harbour gate", exact: true });
+  await link.waitFor();
+  await pauseClock(page); // a new listener joins the stream by a timer
+  await link.click();
+  await titled(page, "Harbour gate · Power"); // said after the history has begun
+  expect(await asked()).toBe(0);
+  await page.clock.runFor(1_000);
+  await legend(page, "Power", "Panel").waitFor();
+  await page.clock.runFor(1_000);
+  expect(await asked()).toBe(3);
+});
+
+test("a history is fetched without a stream too, and again when there is one", async () => {
+  const service = await Service.start(["show"], "--no-auth");
+  const { page } = await open(browser, "about:blank");
+  await page.addInitScript(() => {
+    const real = window.setTimeout;
+    const soon = (call: () => void, ms = 0) => (ms < 60_000 ? real(call, ms) : 0);
+    window.setTimeout = soon as typeof setTimeout; // what comes each minute never comes
+  });
+  let refused = true;
+  await page.routeWebSocket(/\/v1\/stream/, (socket) => {
+    if (refused) void socket.close({ code: 4429, reason: "too_many_connections" });
+    else socket.connectToServer();
+  });
+  await page.goto(`${service.url}/${HASH}`);
+  await legend(page, "Power", "Panel").waitFor();
+  await page.getByText("Reconnecting…", { exact: true }).waitFor();
+  const again = page.waitForRequest((request) => request.url().includes("max_points="));
+  refused = false;
+  await again;
 });
 
 test("the arrow keys move along a chart, and show the moment in local time and UTC", async () => {

@@ -299,6 +299,14 @@ export async function titled(page: Page, title: string): Promise<void> {
   await eventually(async () => (await page.title()) === title, `the title is ${title}`);
 }
 
+/**
+ * Stop the installed clock of the page, half a minute ahead: its timers then wait for the test, not
+ * for the machine.
+ */
+export async function pauseClock(page: Page): Promise<void> {
+  await page.clock.pauseAt((await page.evaluate(() => Date.now())) + 30_000);
+}
+
 /** From now on requests to that pattern are answered with a problem of that detail. */
 export function refuse(page: Page, pattern: string, detail: string): Promise<unknown> {
   const problem = { title: "x", type: "x", status: 422, code: "invalid_value", detail };
