@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import type { Report } from "@blackroad/power-client";
-import type { Browser, Download, Page, Route } from "playwright-core";
+import type { Browser, Download, Page, Request, Route } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import {
   eventually,
@@ -15,6 +15,7 @@ import {
   signedIn,
   titled,
   Writer,
+  withinOneDay,
 } from "./harness";
 
 let browser: Browser;
@@ -31,6 +32,14 @@ const legend = (page: Page, chart: string, meter: string) =>
     .getByRole("table", { name: `${chart} by meter` })
     .getByRole("row", { name: new RegExp(`^${meter}`) });
 
+/** How many hours back a request for readings goes; null for every other request. */
+function hoursOf(request: Request): number | null {
+  const query = new URL(request.url()).searchParams;
+  const since = query.get("since");
+  if (!query.has("max_points") || since === null) return null;
+  return Math.round((Date.now() - Date.parse(since)) / 3_600_000);
+}
+
 test("each range requests its window, beyond a day as hourly statistics, and draws all charts", async () => {
   const service = await Service.start(["show"]);
   const { page, faults } = await signedIn(browser, service, { hash: HASH });
@@ -41,13 +50,12 @@ test("each range requests its window, beyond a day as hourly statistics, and dra
     ["30 d", 720],
     ["24 h", 24],
   ] as const) {
-    const asked = page.waitForRequest((request) => request.url().includes("max_points="));
-    const statistics = page.waitForRequest((request) => request.url().includes("/statistics?"));
+    // Among the requests that the page makes by itself each minute.
+    const asked = page.waitForRequest((request) => hoursOf(request) === hours);
+    const days = Math.max(7, hours / 24) + 1;
+    const statistics = page.waitForRequest((request) => request.url().includes(`?days=${days}&`));
     await page.getByRole("radio", { name: title }).check();
-    const since = new URL((await asked).url()).searchParams.get("since");
-    expect(Math.round((Date.now() - Date.parse(since ?? "")) / 3_600_000)).toBe(hours);
-    const days = Number(new URL((await statistics).url()).searchParams.get("days"));
-    expect(days).toBe(Math.max(7, hours / 24) + 1);
+    await Promise.all([asked, statistics]);
     const notes = { 168: "hourly mean, W", 720: "each day’s lowest, mean and highest, W" };
     await page.getByText(notes[hours as 168 | 720] ?? "every peak is kept").waitFor();
     for (const [chart, unit] of [
@@ -59,6 +67,7 @@ test("each range requests its window, beyond a day as hourly statistics, and dra
       expect(text).toMatch(new RegExp(`Pack(−?[\\d.,]+ ${unit}){3}`));
     }
   }
+  await page.locator(".chart-plot canvas").nth(2).waitFor();
   expect(await page.locator(".chart-plot canvas").count()).toBe(3);
   expect(faults).toEqual([]);
 });
@@ -158,6 +167,7 @@ test("the arrow keys move along a chart, and show the moment in local time and U
   const { page } = await signedIn(browser, service, { hash: HASH, timezoneId: "Asia/Kathmandu" });
   await legend(page, "Power", "Panel").waitFor();
   const chart = page.getByRole("group", { name: /^Power, chart/ });
+  await chart.locator("canvas").waitFor(); // before it is there, keys move nothing
   await chart.focus();
   await page.keyboard.press("Home");
   const moment = page.locator(".chart", { has: chart }).locator(".chart-moment time");
@@ -170,6 +180,7 @@ test("the arrow keys move along a chart, and show the moment in local time and U
 });
 
 test("the energy by day equals the report's, by the viewer's local days", async () => {
+  await withinOneDay();
   const service = await Service.start(["show"], "--no-auth");
   const { page } = await signedOff(service);
   await page.getByText("As a table").click();
