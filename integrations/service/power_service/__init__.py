@@ -8,6 +8,7 @@ problems   errors as RFC 9457 problem JSON with a stable code, the library's amo
 tokens     bearer tokens: their file, grants, one-use tickets
 auth       who may do what on which device
 limits     token buckets
+locks      locks on directories, between processes
 guard      checks on every request and WebSocket: hosts, origins, sizes, times; log and metrics
 compress   gzip for clients that accept it
 models     records that are sent beside the library's

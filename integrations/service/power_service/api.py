@@ -16,7 +16,7 @@ from starlette.routing import Match, WebSocketRoute
 from power_manager import PowerManagerError
 from power_service import __version__
 from power_service.auth import Gate
-from power_service.backup import OneAtATime
+from power_service.backup import OneAtATime, remove_abandoned
 from power_service.fleet_source import open_fleet
 from power_service.hub import Hub
 from power_service.metrics import Metrics
@@ -56,6 +56,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     state.storage = state.gate.storage = Storage(state.settings, state.clock, state.fleet)
     state.backups = OneAtATime()
+    if not state.settings.is_fleet:
+        remove_abandoned(state.settings.db)
     state.hub = Hub(state.settings, state.storage, state.gate, state.metrics)
     try:
         await state.hub.start()
