@@ -6,6 +6,7 @@ storage    the library behind one function, `Storage.call`, which runs it off th
 source     what the routes read from: a file or a fleet
 problems   errors as RFC 9457 problem JSON with a stable code, the library's among them
 tokens     bearer tokens: their file, grants, one-use tickets
+queries    the parameters that a route knows; others are refused
 auth       who may do what on which device
 limits     token buckets
 locks      locks on directories, between processes

@@ -37,9 +37,10 @@ A service serves a file, or a fleet whose devices send their files to an engine;
 `GET /v1/me` says which. The routes are the same. For a fleet, whatever writes is refused with 409
 `needs_a_file`; for a file, all routes under `/v1/fleet` are 404 `no_fleet`.
 
-Numbers are strict: NaN, Infinity, 1e999, true and "12.5" are refused with 422. Errors are RFC 9457
-problem JSON; programs should use `code`. A token bound to devices gets 403 for everything of other
-devices, whether they exist or not.
+Numbers are strict: NaN, Infinity, 1e999, true and "12.5" are refused with 422. So are a key of a
+body and a parameter of a query that are unknown, or come twice. Errors are RFC 9457 problem JSON;
+programs should use `code`. A token bound to devices gets 403 for everything of other devices,
+whether they exist or not.
 
 The stream is the WebSocket `/v1/stream?device_id=&after=&file_id=`; its messages are under
 `webhooks`. Resume with the last `sequence` as `after` and the `file_id` of the last hello.
@@ -86,6 +87,7 @@ def make_api(settings: Settings, clock: Callable[[], float] = time.time) -> Fast
     app.state.settings = settings
     app.state.metrics = Metrics()
     app.state.clock = clock
+    app.state.queries = {}  # those that each route knows, once the contract is made
     app.state.fleet = open_fleet(settings, clock) if settings.is_fleet else None
     app.state.gate = Gate(settings, TokenFile(settings.token_file))
     for router in ROUTERS:

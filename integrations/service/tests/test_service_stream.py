@@ -174,6 +174,36 @@ class TestHello:
                 assert receive(stream, "hello")["recovered"] is True
                 assert sequences(stream, 18) == [16, 17, 18]
 
+    def test_who_polls_is_told_the_same(self, make_service: Start, tmp_path: Path) -> None:
+        """A place of another line, or beyond the last event, is told, and polling goes on after."""
+        service = make_service("--no-auth")
+        with PowerManager(service.db) as manager, service.client() as client:
+            manager.register_device("a", "A")
+            add_events(manager, 5)
+            manager.backup(tmp_path / "copy.db")
+            before = manager.file_id
+            manager.restore(tmp_path / "copy.db")
+            add_events(manager, 1)
+            service.start()
+
+            def page(**query: int | str) -> tuple[list[int], int, bool]:
+                answer = client.get("/v1/events", params=query).json()
+                assert answer["file_id"] == manager.file_id != before
+                found = [event["sequence"] for event in answer["events"]]
+                return found, answer["next_after"], answer["recovered"]
+
+            assert page(after=3) == ([4, 5, 6], 6, True)
+            assert page(after=3, file_id=manager.file_id) == ([4, 5, 6], 6, True)
+            assert page(after=6) == ([], 6, True)
+            assert page(after=3, limit=1) == ([4], 4, True)
+            assert page(after=999_999) == ([], 6, False)
+            assert page(after=5, file_id=before) == ([], 6, False)
+            manager.register_device("b", "B")
+            manager.trigger_event("b", "restore")
+            manager.delete_device("a")
+            assert page(after=3) == ([7], 7, False), "events are missing"
+            assert page(after=6) == ([7], 7, True)
+
     def test_an_empty_file_begins_at_nothing(self, make_service: Start) -> None:
         """And its first event comes."""
         service = make_service("--no-auth").start()
@@ -460,6 +490,8 @@ class TestGettingIn:
             ("after=-1", "read", (4422, "invalid_value")),
             ("after=99999999999999999999", "read", (4422, "invalid_value")),
             ("ticket=x", "read", (4401, "unauthorized")),
+            ("device=a", "read", (4422, "invalid_value")),
+            ("after=5&after=0", "read", (4422, "invalid_value")),
         ],
     )
     def test_refusals_are_close_codes_that_a_browser_can_see(
