@@ -5835,9 +5835,9 @@ def _in_zone(local: datetime, zone: tzinfo | None) -> datetime:
 
 # How each shell loads its script.
 _LOADING = """
-  bash: eval "$({0} completion bash)"    in ~/.bashrc
-  zsh:  eval "$({0} completion zsh)"     in ~/.zshrc, after compinit
-  fish: {0} completion fish | source     in ~/.config/fish/config.fish"""
+bash: eval "$({0} bash)"    in ~/.bashrc
+zsh:  eval "$({0} zsh)"     in ~/.zshrc, after compinit
+fish: {0} fish | source     in ~/.config/fish/config.fish"""
 
 
 def completion_script(parser: CommandParser, shell: str, installed: str) -> str:
@@ -6046,6 +6046,25 @@ def _function_name(installed: str) -> str:
 _COMPLETIONS = {"bash": _bash_completion, "zsh": _zsh_completion, "fish": _fish_completion}
 
 
+class _PrintCompletion(argparse.Action):
+    """The option that prints a shell's script and exits, before anything is found missing."""
+
+    def __init__(self, *args: Any, installed: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.installed = installed
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        assert isinstance(parser, CommandParser)
+        print(completion_script(parser, values, self.installed))
+        parser.exit()
+
+
 # --- Commands and options
 
 
@@ -6228,8 +6247,12 @@ class CommandParser(argparse.ArgumentParser):
     def add_help_commands(self, installed: str) -> None:
         """Add the commands `help` and `completion`, which parse_args obeys, after all others.
 
-        `installed` is the name of the program whose words the shells complete.
+        `installed` is the name of the program whose words the shells complete. A program without
+        commands has --help; it gets the option --completion, which also prints and exits.
         """
+        if not self.commands:
+            self._add_completion_option(installed)
+            return
         first = next(iter(self.commands))
         text = "show what a command does, with an example"
         command = self.add_command("help", None, text, examples=["", first], group="help")
@@ -6242,11 +6265,26 @@ class CommandParser(argparse.ArgumentParser):
         command = self.add_command(
             "completion", None, text, examples=list(_COMPLETIONS), group="help"
         )
-        command.description = f"{command.description}\n{_LOADING.format(installed)}"
+        loading = _LOADING.format(f"{installed} completion").replace("\n", "\n  ")
+        command.description = f"{command.description}\n{loading}"
         shells = list(_COMPLETIONS)
         command.add_argument("shell", metavar="SHELL", choices=shells, help=", ".join(shells))
         command.set_defaults(
             _show=lambda options: completion_script(self, options.shell, installed)
+        )
+
+    def _add_completion_option(self, installed: str) -> None:
+        shells = list(_COMPLETIONS)
+        loading = _LOADING.format(f"{installed} --completion")
+        self.add_argument_group("completion", loading.strip()).add_argument(
+            "--completion",
+            action=_PrintCompletion,
+            installed=installed,
+            metavar="SHELL",
+            choices=shells,
+            default=argparse.SUPPRESS,
+            help="print a script with which a shell completes the options, and exit: "
+            f"{', '.join(shells)}",
         )
 
     def _help_of(self, topic: str | None) -> str:
@@ -6419,14 +6457,15 @@ def settings_table(parser: CommandParser) -> str:
     """The options and environment variables of a program, as a table in Markdown for its README.
 
     Of each the option, the commands that have it (where there are commands), the variable, the
-    default, and what it means; --help and --version are left out.
+    default, and what it means; --help, --version and --completion are left out.
     """
     commands_of: dict[_Documented, list[str]] = {}
     owners = _all_parsers(parser)
     for command, owner in owners.items():
         for action in owner._actions:
             is_shown = action.help is not argparse.SUPPRESS
-            if action.option_strings and is_shown and action.dest not in ("help", "version"):
+            explains = action.dest in ("help", "version") or isinstance(action, _PrintCompletion)
+            if action.option_strings and is_shown and not explains:
                 commands_of.setdefault(_Documented.of(owner, action), []).append(command)
     for command, owner in owners.items():
         for name, default, text in owner._variables:

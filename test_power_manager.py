@@ -9999,6 +9999,43 @@ class TestCommandParser:
         script = power_manager.completion_script(parser, shell, "tool")
         assert end(f"completion {shell}") == (0, script + "\n", "")
 
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    @pytest.mark.parametrize("line", ["--completion {}", "--completion={} --size"])
+    def test_completion_option(
+        self, capsys: pytest.CaptureFixture[str], shell: str, line: str
+    ) -> None:
+        """A program without commands prints the script by an option, whatever else is missing."""
+        parser = power_manager.CommandParser("./tool", "Do things.")
+        parser.add_argument("--size", required=True)
+        parser.add_help_commands("tool")
+        with pytest.raises(SystemExit) as caught:
+            parser.parse_args(line.format(shell).split())
+        script = power_manager.completion_script(parser, shell, "tool")
+        assert (caught.value.code, *capsys.readouterr()) == (0, f"{script}\n", "")
+
+    def test_help_of_the_completion_option(self) -> None:
+        """The help says how each shell loads its script, by the installed name."""
+        parser = power_manager.CommandParser("./tool", "Do things.", examples=["--size 3"])
+        parser.add_help_commands("tool")
+        shown = parser.format_help()
+        for line in (
+            '  bash: eval "$(tool --completion bash)"    in ~/.bashrc',
+            '  zsh:  eval "$(tool --completion zsh)"     in ~/.zshrc, after compinit',
+            "  fish: tool --completion fish | source     in ~/.config/fish/config.fish",
+        ):
+            assert f"\n{line}\n" in shown
+        assert shown.endswith("\nexample:\n  ./tool --size 3\n")
+        assert vars(parser.parse_args([])) == {}
+
+    def test_unknown_shell(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A shell without a script is answered with those that have one."""
+        parser = power_manager.CommandParser("tool", "Do things.")
+        parser.add_help_commands("tool")
+        for shell, hint in (("bsh", "did you mean bash?"), ("csh9", "expected one of bash, zsh")):
+            with pytest.raises(SystemExit, match="2"):
+                parser.parse_args(["--completion", shell])
+            assert f"unknown value {shell!r}: {hint}" in capsys.readouterr().err
+
     def test_parser_without_commands(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Without commands a parser has options alone, and no name but its own."""
         parser = power_manager.CommandParser("tool", "Do things.")
@@ -10222,10 +10259,11 @@ class TestSettings:
             assert capsys.readouterr().err.startswith(f"usage: {start} [-h]")
 
     def test_table_without_commands(self) -> None:
-        """A program without commands has no column of them."""
+        """A program without commands has no column of them, and no row of what explains it."""
         parser = power_manager.CommandParser("tool", "Do things.", version="1")
         parser.add_argument("file")
         parser.add_argument("--size", type=int)
+        parser.add_help_commands("tool")
         assert power_manager.settings_table(parser) == (
             "| option | variable | default | meaning |\n"
             "| --- | --- | --- | --- |\n"
@@ -10868,11 +10906,11 @@ class TestCompletion:
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    def bash(self, script: str, words: Iterable[str]) -> list[str]:
+    def bash(self, script: str, words: Sequence[str]) -> list[str]:
         """What bash completes the last of some words to."""
         line = f"source {script}; COMP_WORDS=({' '.join(map(shlex.quote, words))}); "
-        line += "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _power_manager; "
-        line += 'printf "%s\\n" "${COMPREPLY[@]}"; complete -p power-manager >&3'
+        line += f"COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _{words[0].replace('-', '_')}; "
+        line += f'printf "%s\\n" "${{COMPREPLY[@]}}"; complete -p {words[0]} >&3'
         return sorted(self.output("bash", "--norc", "-c", f"exec 3>/dev/null; {line}").split())
 
     @pytest.mark.parametrize("shell", SHELLS)
@@ -10965,18 +11003,40 @@ class TestCompletion:
         parser.add_argument("--secret", help=argparse.SUPPRESS)
         parser.add_argument("--bare", action="append", metavar="FILE")
         parser.add_argument("what", choices=["this", "that"])
+        parser.add_help_commands("tool")
         for shell in ("bash", "zsh", "fish"):
             script = tmp_path / shell
             script.write_text(power_manager.completion_script(parser, shell, "tool"))
             assert "secret" not in script.read_text()
             if shell in SHELLS:
                 self.output(shell, "-n", str(script))
-            if shell in SHELLS and shell == "zsh":
-                self.complete_in_zsh(str(script), {"tool --s": [" --size="], "tool --": [help_]})
-            if shell in SHELLS and shell == "fish":
-                lines = f"source {script}; complete -C 'tool --s'"
-                output = self.output(shell, "--no-config", "-c", lines)
-                assert output == f"--size\t{help_}\n"
+        if "bash" in SHELLS:
+            for typed, completed in (
+                ("", ["that", "this"]),
+                ("tha", ["that"]),
+                ("--s", ["--size"]),
+                ("--size l", ["large"]),
+                ("--size small tha", ["that"]),
+                ("--completion z", ["zsh"]),
+            ):
+                words = ["tool", *typed.split(" ")]
+                assert (typed, self.bash(str(tmp_path / "bash"), words)) == (typed, completed)
+        if "zsh" in SHELLS:
+            cases = {"tool --s": [" --size="], "tool --": [help_], "tool --completion=f": ["ish"]}
+            self.complete_in_zsh(str(tmp_path / "zsh"), cases)
+        if "fish" in SHELLS:
+            for typed, completed in (
+                ("--s", ["--size"]),
+                ("--size l", ["large"]),
+                ("--completion z", ["zsh"]),
+            ):
+                lines = f"source {tmp_path / 'fish'}; complete -C 'tool {typed}'"
+                output = self.output("fish", "--no-config", "-c", lines)
+                found = [line.partition("\t")[0] for line in output.splitlines()]
+                assert (typed, found) == (typed, completed)
+            assert f"--size\t{help_}\n" in self.output(
+                "fish", "--no-config", "-c", f"source {tmp_path / 'fish'}; complete -C 'tool --s'"
+            )
 
 
 # --- The command line -------------------------------------------------------------------------
