@@ -193,6 +193,7 @@ __all__ = [
     "sigterm_as_exit",
     "text_width",
     "to_microseconds",
+    "unknown_id",
 ]
 _log = logging.getLogger("power_manager")
 
@@ -5642,6 +5643,21 @@ def nearest(text: str, known: Iterable[str]) -> str:
     return f": did you mean {offered}?" if offered else ""
 
 
+def unknown_id(kind: str, id_: str, known: Iterable[str], remedy: str = "") -> NotFound:
+    """The error for an id that nothing has, which offers the nearest of the known ones.
+
+    `kind` is "device", "meter", or another word for what was meant. `remedy` ends the text where
+    no known id is near: what to do then, such as ": make it with the command `register`".
+
+    >>> raise unknown_id("device", "edge-01", ["edge-001", "barn"])
+    Traceback (most recent call last):
+    ...
+    power_manager.NotFound: no device has the id 'edge-01': did you mean edge-001?
+    """
+    hint = nearest(id_, known) or remedy
+    return NotFound(f"no {kind} has the id {id_!r}{hint}", kind, id_)
+
+
 def _read_number(text: str) -> int | float | None:
     """Text as a finite number, and never -0.0; None if it is not one."""
     if "_" in text:  # Python would take 1_0 for 10
@@ -9916,19 +9932,28 @@ def _open_private(path: str) -> Any:
 _PROGRAM = "power-manager"  # its installed name
 
 
+def _meter_names(meter: PowerMeter) -> tuple[str, str | None, str]:
+    """What a person may name a meter by, each if the one before names none."""
+    by_name = f"{meter.device_id}/{meter.name}" if meter.name else None
+    return meter.id, by_name, f"{meter.device_id}/{meter.type}"
+
+
 def _named_meter(pm: PowerManager, name: str) -> PowerMeter:
     """The meter with that id, or that is device/name, or device/type where that is one meter."""
     meters = pm.list_meters()
-    for form in ("{0.id}", "{0.device_id}/{0.name}", "{0.device_id}/{0.type}"):
-        found = [meter for meter in meters if form.format(meter) == name]
+    all_names = [_meter_names(meter) for meter in meters]
+    for names in zip(*all_names):
+        found = [meter for meter, known in zip(meters, names) if known == name]
         if len(found) == 1:
             return found[0]
         if found:
             ids = ", ".join(meter.id for meter in found)
             raise NotFound(f"{name!r} names {len(found)} meters: give the id of one: {ids}")
-    labels = [f"{meter.device_id}/{meter.name or meter.type}" for meter in meters]
-    hint = nearest(name, labels) or ": the command `meters` lists them"
-    raise NotFound(f"no meter has the id or the device/name {name!r}{hint}")
+    known = [f"{meter.device_id}/{meter.name or meter.type}" for meter in meters]
+    if not any(label.casefold().startswith(name.casefold()) for label in known):
+        known += filter(None, chain.from_iterable(all_names))
+    hint = nearest(name, known) or ": the command `meters` lists them"
+    raise NotFound(f"no meter has the id or the device/name {name!r}{hint}", "meter", name)
 
 
 def _number_or_unknown(text: str) -> int | float | None:
@@ -10354,12 +10379,12 @@ def _run_devices(session: _Session) -> str:
 
 def _run_meters(session: _Session) -> str:
     meters = session.pm.list_meters(session.options.device_id)
+    if not meters and session.options.device_id is not None:
+        session.pm.get_device(session.options.device_id)  # raises NotFound if it is unknown
     if session.options.json:
         return shown_json([_meter_values(meter) for meter in meters])
     if session.options.wide:
         return _full_table(meters, ["wattage", "state"])
-    if not meters and session.options.device_id is not None:
-        session.pm.get_device(session.options.device_id)  # raises NotFound if it is unknown
     stale_s = _stale_seconds(session.pm)
     return _meters_text(meters, session.pm._now_us(), stale_s, session.screen)
 
@@ -10443,7 +10468,7 @@ def _run_budget(session: _Session) -> str:
     budgets = session.pm.power_budget_check(ids)
     for id_, budget in budgets.items():
         if "error" in budget:
-            budget["error"] = _no_device(id_)
+            budget["error"] = str(_no_device(id_, session.pm))
             session.exit_code = 1
             if not session.options.json:
                 print_error(f"{_PROGRAM}: {budget['error']}")
@@ -11094,9 +11119,10 @@ def _database_of(command: str, db: str | None) -> Path:
     return path
 
 
-def _no_device(id_: str, known: Iterable[DeviceRecord] = ()) -> str:
-    hint = nearest(id_, [device.id for device in known])
-    return f"no device has the id {id_!r}{hint or ': make it with the command `register`'}"
+def _no_device(id_: str, pm: PowerManager) -> NotFound:
+    """The library's error for an unknown device in the words of the command line."""
+    known = [device.id for device in pm.list_devices()]
+    return unknown_id("device", id_, known, ": make it with the command `register`")
 
 
 def _run(
@@ -11126,8 +11152,7 @@ def _run_command(
         except NotFound as error:
             if error.kind != "device":
                 raise
-            # In the words of the command line.
-            raise NotFound(_no_device(error.id, pm.list_devices())) from error
+            raise _no_device(error.id, pm) from error
     if text is not None:
         print(text)
     return session.exit_code

@@ -9851,6 +9851,25 @@ class TestNearest:
         """The most like it, or those that it begins; nothing that steers a terminal."""
         assert power_manager.nearest(text, known) == end
 
+    @pytest.mark.parametrize(
+        ("id_", "known", "end"),
+        [
+            ("edge-01", ["edge-001", "barn"], "'edge-01': did you mean edge-001?"),
+            ("far", ["edge-001"], "'far': add it"),
+            ("far", [], "'far': add it"),
+        ],
+    )
+    def test_unknown_id(self, id_: str, known: list[str], end: str) -> None:
+        """The error knows what was asked for, and offers the nearest id or says what to do."""
+        error = power_manager.unknown_id("customer", id_, known, ": add it")
+        assert type(error) is power_manager.NotFound
+        assert (str(error), error.kind, error.id) == (
+            f"no customer has the id {end}",
+            "customer",
+            id_,
+        )
+        assert str(power_manager.unknown_id("device", "x", [])) == "no device has the id 'x'"
+
 
 class Ended(NamedTuple):
     """How a parser ended a program."""
@@ -11357,6 +11376,67 @@ class TestCommandErrors(CommandLine):
             pm.register_device("d", "D")
             assert run("export", pack, "--output", "link.csv").code == 1
             assert [device.id for device in pm.list_devices()] == ["d"]
+
+    @pytest.mark.parametrize(
+        ("id_", "advice"),
+        [
+            ("dev-01", "did you mean dev-001?"),
+            ("DEV-001", "did you mean dev-001?"),
+            ("dev", "did you mean dev-001?"),
+            ("absent", "make it with the command `register`"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "update-device {} --name x", "add-meter {} solar", "event {} shutdown",
+            "status {}", "status {} --json", "status dev-001 {}", "status {} --watch",
+            "meters {}", "meters {} --json", "meters {} --wide",
+            "events {}", "events {} --json", "events {} --wide", "events {} --follow",
+            "budget {}", "budget {} --json", "budget dev-001 {}",
+            "report {}", "report {} --text", "delete-device {} --yes",
+        ],
+    )  # fmt: skip
+    def test_unknown_device(self, run: Run, pack: str, line: str, id_: str, advice: str) -> None:
+        """Every command that takes a device's id says the same of one that no device has."""
+        outcome = run(*line.format(id_).split())
+        said = f"no device has the id {id_!r}: {advice}"
+        assert outcome.code == 1
+        if "--json" in line and "budget" in line:
+            assert json.loads(outcome.out) == {id_: {"error": said}}
+        else:
+            assert outcome.err == f"power-manager: {said}\n"
+        if "budget" not in line:
+            assert outcome.out == ""
+
+    @pytest.mark.parametrize(
+        ("name", "advice"),
+        [
+            ("dev-001/Pak", "did you mean dev-001/Pack?"),
+            ("dev-01/Pack", "did you mean dev-001/Pack?"),
+            ("dev-001/pack", "did you mean dev-001/Pack?"),
+            ("dev-001/batery", "did you mean dev-001/battery?"),
+            ("dev-001/solr", "did you mean dev-001/solar?"),
+            ("dev-001", "did you mean dev-001/Pack or dev-001/solar?"),
+            ("dev-001/None", "did you mean dev-001/solar?"),
+            ("{id}x", "did you mean {id}?"),
+            ("far away", "the command `meters` lists them"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "update-meter {} --name x", "log {} 1 1", "import {}", "export {}", "stats {}",
+            "delete-readings {} --yes", "delete-meter {} --yes",
+        ],
+    )  # fmt: skip
+    def test_unknown_meter(self, run: Run, pack: str, line: str, name: str, advice: str) -> None:
+        """Every command that takes a meter offers the nearest of what names one."""
+        run("add-meter", "dev-001", "solar")
+        name = name.format(id=pack)
+        words = [name if word == "{}" else word for word in line.split()]
+        said = f"power-manager: {NO_METER} {name!r}: {advice.format(id=pack)}\n"
+        assert run(*words) == (1, "", said)
 
     @pytest.mark.parametrize("number", ["1_0", "1__0"])
     def test_numbers_as_python_writes_them(self, run: Run, pack: str, number: str) -> None:
@@ -14862,19 +14942,17 @@ class TestShownToAPerson(Showing):
             f"Nothing measured yet  {device}\n  no meters yet: the command `add-meter` adds one\n"
         )
 
-    @pytest.mark.parametrize("line", ["status absent", "meters absent", "events absent"])
-    def test_unknown_device(self, run: Run, house: Path, line: str) -> None:
-        """It is an error, in the words of the command line."""
-        outcome = run(*line.split())
-        assert (outcome.code, outcome.out) == (1, "")
-        assert "no device has the id 'absent'" in outcome.err
-
     def test_budget_of_an_unknown_device(self, run: Run, house: Path) -> None:
         """It has a line in the table and one on standard error, and the exit code is 1."""
         outcome = run("budget", "absent", clock=Clock())
         assert (outcome.code, outcome.err) == (
             1,
             "power-manager: no device has the id 'absent': make it with the command `register`\n",
+        )
+        budget = run("budget", "absent", "--json")
+        assert (budget.code, json.loads(budget.out)) == (
+            1,
+            {"absent": {"error": outcome.err.strip().removeprefix("power-manager: ")}},
         )
         assert outcome.out.splitlines()[1].split() == ["absent", *["-"] * 7, "no", "such", "id"]
 
