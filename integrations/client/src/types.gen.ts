@@ -197,7 +197,9 @@ export type EventMessage = {
 };
 
 /**
- * Events in order of their sequence; pass `next_after` as the next `after`.
+ * Events in order of their sequence; pass `next_after` as the next `after`, with `file_id`.
+ *
+ * Where `recovered` is false, events after the given `after` may be missing, because the file is another one or has lost them: fetch again what you show.
  */
 export type EventPage = {
     events: Array<SequencedEvent>;
@@ -205,6 +207,8 @@ export type EventPage = {
      * Place in the file's order of events, from 1
      */
     next_after: number;
+    recovered: boolean;
+    file_id: string;
 };
 
 /**
@@ -1349,6 +1353,12 @@ export type FollowEventsData = {
          * Limit
          */
         limit?: number;
+        /**
+         * File Id
+         *
+         * that of an earlier page
+         */
+        file_id?: string | null;
     };
     url: '/v1/events';
 };

@@ -12,6 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 from power_manager import InvalidValue, NotFound
 from power_service.limits import Buckets
 from power_service.problems import Code, Problem, retry_later
+from power_service.queries import check_query
 from power_service.settings import Refused, Settings, how_to_make_one, is_loopback
 from power_service.storage import Lane, Storage, storage_of
 from power_service.tokens import EVERYBODY, Grant, Scope, Tickets, TokenFile
@@ -167,12 +168,18 @@ async def access(
     wanted: SecurityScopes,
     given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
 ) -> Grant:
-    """The grant of a request, with the wanted scope: the dependency of routes that need a token."""
+    """The grant of a request, with the wanted scope: the dependency of routes that need a token.
+
+    Also raises Problem 422 for a query that the route does not know.
+    """
     gate: Gate = request.app.state.gate
     client = request.client.host if request.client else ""
     scope = wanted.scopes[0] if wanted.scopes else None
     grant = await gate.admit(given.credentials if given else None, scope, client)
     request.state.grant = grant
+    operation = getattr(request.scope.get("route"), "operation_id", None)
+    if operation in request.app.state.queries:
+        check_query(request.query_params, request.app.state.queries[operation])
     return grant
 
 

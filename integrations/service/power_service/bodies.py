@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter
@@ -11,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from power_manager import InvalidValue, NotFound
-from power_service.problems import Code, Problem
+from power_service.problems import Code, Problem, unknown_id
 from power_service.shapes import MAX_BATCH, NEW_READING, Shape
 from power_service.storage import Lane, Storage
 
@@ -22,6 +24,7 @@ END_OF_LINE = b"\n"  # so that the prompt after curl's output begins a line
 _LARGE = 65_536  # bytes; parsing them takes about a millisecond
 _ROW_NUMBER = re.compile(r"row \d+: ")
 _CURRENT = re.compile(r"\bcurrent\b")  # the library's parameter
+_TYPE = re.compile(r"^(event|meter)_type: ")  # the library's parameters for the key `type`
 LogRow = tuple[Any, Any, Any, Any, Any]  # meter id, V, A, %, time, as log_many takes them
 
 
@@ -34,10 +37,28 @@ def _not_json(constant: str) -> NoReturn:
     raise Problem(Code.INVALID_VALUE, f"JSON has no {constant}: expected a finite number, or null")
 
 
+class _Twice(Exception):
+    """A key that an object has twice: which of the values is meant cannot be known."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises _Twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(next(name for name in names if names.count(name) > 1))
+    return found
+
+
 def parse(text: bytes | str, where: str = "") -> Any:
-    """Strict JSON. Raises Problem 400, and 422 for NaN and Infinity."""
+    """Strict JSON. Raises Problem 400, and 422 for NaN, Infinity and a key that comes twice."""
     try:
-        return json.loads(text, parse_constant=_not_json)
+        return json.loads(text, parse_constant=_not_json, object_pairs_hook=_object)
+    except _Twice as error:
+        name = str(error)[:80]
+        raise Problem(
+            Code.INVALID_VALUE, f"{where}{name!r}: expected it once, got it twice"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise Problem(
             Code.MALFORMED_JSON, f"{where}expected JSON: {type(error).__name__}: {error}"
@@ -103,9 +124,18 @@ def error_as_sent(error: InvalidValue | NotFound, batch: bool) -> InvalidValue |
     if not batch:
         row = ""
     if isinstance(error, NotFound):
-        return NotFound(row + text, error.kind, error.id)
+        return NotFound(f"{row}meter_id: {unknown_id(error.kind, error.id)}")
     what, got, value = text.rpartition(", got ")
     return InvalidValue(row + _CURRENT.sub("current_draw", what) + got + value)
+
+
+@contextlib.contextmanager
+def type_as_sent() -> Iterator[None]:
+    """Let an error of the block about a type speak of the key `type`."""
+    try:
+        yield
+    except InvalidValue as error:
+        raise InvalidValue(_TYPE.sub("type: ", str(error))) from error
 
 
 def _rows(body: bytes, media_type: str) -> tuple[list[LogRow], bool]:

@@ -110,10 +110,16 @@ class SequencedEvent:
 
 @dataclass
 class EventPage:
-    """Events in order of their sequence; pass `next_after` as the next `after`."""
+    """Events in order of their sequence; pass `next_after` as the next `after`, with `file_id`.
+
+    Where `recovered` is false, events after the given `after` may be missing, because the file is
+    another one or has lost them: fetch again what you show.
+    """
 
     events: list[SequencedEvent]
     next_after: int
+    recovered: bool
+    file_id: str
 
 
 @dataclass

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_ID = 200  # characters of an id or a ticket
+MAX_FILE_ID = 100  # characters
 LAST_US = 7_289_654_399_999_999  # the last moment that a reading can have: the end of 2200
 MAX_BATCH = 10_000  # readings in one request
 # Text with something to see in it, and without NUL. Spelled out: \s differs between languages.

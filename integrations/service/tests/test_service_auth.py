@@ -512,7 +512,7 @@ class TestTokens:
         """Each change of the file is one whole change."""
         words = ["token", "new", "x", "--scope", "read", "--db", str(tmp_path / "p.db")]
         many = [Forked(words, tmp_path / "log", ENVIRONMENT) for _ in range(6)]
-        assert [one.wait(60) for one in many] == [0] * 6
+        assert [one.wait(SOON) for one in many] == [0] * 6
         assert len(TokenFile(tmp_path / "p.db.tokens.json").grants) == 6
 
     def test_a_revoked_token_stops_working_while_the_service_runs(self, house: House) -> None:
@@ -646,13 +646,13 @@ class TestTokens:
             client.get("/v1/devices", params={"token": token})
             ticket = client.post("/v1/stream/tickets").json()["ticket"]
         with connect(f"{service.stream_url}?ticket={ticket}", proxy=None) as stream:
-            stream.recv(10)
+            stream.recv(SOON)
         offered = [Subprotocol("power.v1"), Subprotocol(f"token.{token}")]
         with connect(service.stream_url, subprotocols=offered, proxy=None) as stream:
-            stream.recv(10)
+            stream.recv(SOON)
         service.end()
         log = service.log.read_text()
-        assert "GET /v1/devices 200" in log
+        assert "GET /v1/devices 422" in log, "no route takes one"
         assert token not in log
         assert ticket not in log
 
@@ -818,13 +818,14 @@ class TestLimits:
 
     def test_too_many_requests_are_429_for_that_token_alone(self, make_service: Start) -> None:
         """With Retry-After; another token goes on."""
-        service = make_service("--rate", "0.1", "--burst", "5")
+        # The bucket gets a request back in 1,000 s: no run of this test is as slow.
+        service = make_service("--rate", "0.001", "--burst", "5")
         tokens = [service.token("read") for _ in range(2)]
         service.start()
         with service.client(tokens[0]) as client:
             answers = [client.get("/v1/devices") for _ in range(6)]
         assert [answer.status_code for answer in answers] == [200] * 5 + [429]
-        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 10
+        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 1000
         with service.client(tokens[1]) as client:
             assert client.get("/v1/devices").status_code == 200
         with service.client("wrong") as client:
@@ -853,7 +854,7 @@ class TestLimits:
         with service.client() as client:
             assert client.get("/healthz").status_code == 200
             others = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(3)]
-            others[-1].settimeout(20)
+            others[-1].settimeout(SOON)
             assert cut(others[-1])
             assert client.get("/healthz").status_code == 200
             for other in others:
@@ -861,7 +862,8 @@ class TestLimits:
 
     def test_writers_that_wait_hold_up_no_reader_and_no_probe(self, make_service: Start) -> None:
         """Another process holds the file: excess writes are refused, all else goes on."""
-        service = make_service("--no-auth", program=quick("max_requests=3")).start()
+        _, code = quick("max_requests=3")
+        service = make_service("--no-auth", program=("-c", PATIENT + code)).start()
         statuses: list[int] = []
         with PowerManager(service.db) as other, other.transaction():
             other.register_device("a", "A")
@@ -887,7 +889,7 @@ class TestLimits:
         with contextlib.ExitStack() as stack:
             for _ in range(2):
                 reader = stack.enter_context(
-                    socket.create_connection(("127.0.0.1", service.port), timeout=20)
+                    socket.create_connection(("127.0.0.1", service.port), timeout=SOON)
                 )
                 reader.sendall(b"GET /v1/devices/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
             eventually(lambda: service.log.read_text().count("a reader hangs") == 2)
@@ -914,7 +916,7 @@ class TestLimits:
         if chunked:
             part = b"%x\r\n%s\r\n" % (size, part)
             end = b"0\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", service.port), timeout=SOON) as connection:
             connection.sendall(head.encode() + b"\r\n\r\n")
             for _ in range(parts):
                 connection.sendall(part)
@@ -930,15 +932,14 @@ class TestLimits:
         service = make_service(
             "--no-auth", program=quick("header_seconds=0.5, body_seconds=0.5")
         ).start()
-        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as slow:
-            slow.sendall(begin)
+        with socket.create_connection(("127.0.0.1", service.port), timeout=SOON) as slow:
+            with contextlib.suppress(ConnectionError):  # where this test is the slow one
+                slow.sendall(begin)
             assert cut(slow)
 
     def test_a_body_that_does_not_come_is_408(self, make_service: Start) -> None:
         """The body has a time of its own."""
-        service = make_service(
-            "--no-auth", program=quick("header_seconds=0.5, body_seconds=0.5")
-        ).start()
+        service = make_service("--no-auth", program=quick("body_seconds=0.5")).start()
         head = (
             "POST /v1/readings HTTP/1.1\r\nHost: localhost\r\n"
             "Content-Type: application/json\r\nContent-Length: 9\r\n"
@@ -962,7 +963,7 @@ class TestTls:
         with connect(
             service.stream_url, ssl=context, additional_headers=headers, proxy=None
         ) as stream:
-            assert json.loads(stream.recv(10))["type"] == "hello"
+            assert json.loads(stream.recv(SOON))["type"] == "hello"
 
     def test_a_handshake_that_does_not_come_is_cut(
         self, make_service: Start, tmp_path: Path
@@ -975,8 +976,9 @@ class TestTls:
         service.verify = context
         service.start()
         for begin in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n"):
-            with socket.create_connection(("127.0.0.1", service.port), timeout=20) as slow:
-                slow.sendall(begin)
+            with socket.create_connection(("127.0.0.1", service.port), timeout=SOON) as slow:
+                with contextlib.suppress(ConnectionError):  # where this test is the slow one
+                    slow.sendall(begin)
                 assert cut(slow)
         with service.client() as client:
             assert client.get("/healthz").status_code == 200
@@ -995,7 +997,7 @@ class TestTls:
             assert client.get("/healthz").status_code == 200
             silent = [
                 stack.enter_context(
-                    socket.create_connection(("127.0.0.1", service.port), timeout=20)
+                    socket.create_connection(("127.0.0.1", service.port), timeout=SOON)
                 )
                 for _ in range(3)
             ]
@@ -1102,6 +1104,7 @@ def put_device(service: Service, device_id: str, statuses: list[int]) -> None:
         )
 
 
+PATIENT = "import power_manager; power_manager.BUSY_TIMEOUT = 600.0; "
 HANGS = """
 import logging, sys, threading
 from power_service import cli, storage
@@ -1117,7 +1120,7 @@ sys.exit(cli.main())
 
 def raw(service: Service, request: str) -> str:
     """The answer to bytes as they are."""
-    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=SOON) as connection:
         connection.sendall(request.encode("latin-1"))
         return connection.recv(65_536).decode("latin-1")
 

@@ -19,7 +19,7 @@ from power_service import cli
 from power_service.demo import DAYS, RECENT_DAYS, Demo
 from power_service.pages import HOW_TO_BUILD
 from power_service.settings import Settings
-from service_harness import ENVIRONMENT, SERVICE, SOON, eventually
+from service_harness import ENVIRONMENT, SERVICE, SOON, eventually, held_port
 
 from power_manager import PowerManager
 
@@ -131,7 +131,7 @@ class TestTheCommand:
             printed = [process.stdout.readline() for _ in range(3)]
             assert [shape(line) for line in printed] == [shape(line) for line in shown()]
             url = printed[1].partition("The demo is at ")[2].strip()
-            with httpx2.Client(base_url=url, trust_env=False, timeout=30) as client:
+            with httpx2.Client(base_url=url, trust_env=False, timeout=SOON) as client:
                 assert client.get("/").headers["Content-Type"].startswith("text/html")
                 before = client.get("/v1/meters").json()
                 assert len(before) == 7
@@ -210,16 +210,17 @@ class TestTheCommand:
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """The demo says so, and takes a free one; a port that is free stays."""
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
+        with held_port() as held:
+            port = held.getsockname()[1]
             settings = Settings(port=port, no_auth=True)
-            assert cli._with_free_port(settings, is_port_given=False).port == 0
-            assert capsys.readouterr().out == (
-                f"Port {port} is taken by another program: the demo takes a free one.\n"
-            )
-            assert cli.main(["--demo", "--port", str(port)]) == 1
-        assert capsys.readouterr() == ("", IN_USE.format(port))
-        assert cli._with_free_port(settings, is_port_given=False).port == port
+            with socket.create_server(("127.0.0.1", port)):
+                assert cli._with_free_port(settings, is_port_given=False).port == 0
+                assert capsys.readouterr().out == (
+                    f"Port {port} is taken by another program: the demo takes a free one.\n"
+                )
+                assert cli.main(["--demo", "--port", str(port)]) == 1
+            assert capsys.readouterr() == ("", IN_USE.format(port))
+            assert cli._with_free_port(settings, is_port_given=False).port == port
 
 
 class TestWithoutThePage:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from power_service import cli
-from service_harness import ENVIRONMENT, SERVICE, free_port
+from service_harness import ENVIRONMENT, SERVICE, held_port
 
 README = (SERVICE / "README.md").read_text(encoding="utf-8")
 
@@ -54,11 +54,12 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
         (commands / name).chmod(0o755)
     (tmp_path / "integrations").symlink_to(SERVICE.parent)
     environment = {**ENVIRONMENT, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
-    (tmp_path / "script").write_text(script(free_port()))
-    command = ["timeout", "300", "bash", "script"]
-    run = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    command = ["timeout", "600", "bash", "script"]
+    with held_port() as held:
+        (tmp_path / "script").write_text(script(held.getsockname()[1]))
+        run = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
     assert run.returncode == 0, run.stdout + run.stderr
     assert '"type":"discharge"' in run.stdout.replace(" ", "").replace("'", '"'), (
         "the reading's event came"

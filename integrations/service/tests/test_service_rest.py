@@ -115,6 +115,12 @@ class TestDevicesAndMeters:
         """No id can hold a NUL."""
         problem(api.get("/v1/devices/a%00b"), 422, "invalid_value")
 
+    def test_a_path_that_is_no_text_is_refused(self, api: httpx2.Client, service: Service) -> None:
+        """With another character in its place, two ids would be one device."""
+        for path in ("%ff", "a%C3", "%ed%a0%80"):
+            problem(api.put(f"/v1/devices/{path}", json={"name": "A"}), 422, "invalid_value")
+        assert "\ufffd" not in api.get("/v1/devices").text
+
     def test_meters_come_with_state_and_wattage(
         self, api: httpx2.Client, pm: PowerManager, device: str, battery: dict[str, Any]
     ) -> None:
@@ -201,6 +207,13 @@ class TestDevicesAndMeters:
         problem(api.delete(url, params={"since": noon, "until": noon}), 422, "invalid_value")
         problem(api.delete(url, params={"since": "yesterday"}), 422, "invalid_value")
         assert len(list(pm.iter_history(battery["id"]))) == 1
+        wanted = {"since": noon, "untill": (NOON + timedelta(seconds=1)).isoformat()}
+        detail = problem(api.delete(url, params=wanted), 422, "invalid_value")
+        assert detail == "'untill': unknown parameter: expected one of since, until"
+        twice = {"since": [noon, "1970-01-01T00:00:00Z"]}
+        detail = problem(api.delete(url, params=twice), 422, "invalid_value")
+        assert detail == "since: expected it once, got it 2 times"
+        assert len(list(pm.iter_history(battery["id"]))) == 1
         everything = api.delete(url, params={"since": "1970-01-01T00:00:00Z"})
         assert everything.json() == {"deleted": 1}
 
@@ -211,6 +224,11 @@ class TestDevicesAndMeters:
         problem(api.post("/v1/devices/nobody/meters", json={"type": "main"}), 404, "not_found")
         problem(api.patch("/v1/devices/nobody", json={"name": "A"}), 404, "not_found")
         problem(api.patch("/v1/meters/none", json={"name": "A"}), 404, "not_found")
+        detail = problem(api.delete("/v1/meters/none"), 404, "not_found")
+        assert detail == "meter_id: no meter has the id 'none': GET /v1/meters lists them"
+        assert api.get("/v1/budget", params={"device_id": "nobody"}).json() == {
+            "nobody": {"error": "no device has the id 'nobody': GET /v1/devices lists them"}
+        }
         assert api.get("/v1/meters", params={"device_id": "nobody"}).json() == []
 
 
@@ -280,7 +298,10 @@ class TestReadings:
                 {"voltage": None, "current_draw": None},
                 "voltage: expected a number (V), since current_draw and charge_pct are missing too",
             ),
-            ({"meter_id": "current"}, "meter_id: no meter has the id 'current'"),
+            (
+                {"meter_id": "current"},
+                "meter_id: no meter has the id 'current': GET /v1/meters lists them",
+            ),
             ({"meter_id": "none"}, ""),
         ],
     )
@@ -681,6 +702,8 @@ class TestEventsAndReports:
         assert page == {
             "events": [{"sequence": sequence, "event": as_json(event)}],
             "next_after": sequence,
+            "recovered": True,
+            "file_id": pm.file_id,
         }
 
     def test_an_event_may_be_about_a_meter(
@@ -709,6 +732,16 @@ class TestEventsAndReports:
         )
         assert api.get(f"/v1/devices/{device}/events").json() == []
 
+    @pytest.mark.parametrize("of", ["events", "meters"])
+    @pytest.mark.parametrize("kind", ["RESTORE", None, 1, ["restore"], {}])
+    def test_a_type_that_is_none_is_named_as_it_was_sent(
+        self, api: httpx2.Client, device: str, of: str, kind: Any
+    ) -> None:
+        """By its key, and not by the library's parameter."""
+        answer = api.post(f"/v1/devices/{device}/{of}", json={"type": kind})
+        assert problem(answer, 422, "invalid_value").startswith("type: expected one of ")
+        assert api.get(f"/v1/devices/{device}/events").json() == []
+
     def test_runtime_is_the_librarys(
         self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
     ) -> None:
@@ -726,6 +759,7 @@ class TestEventsAndReports:
         """For the devices that are named, or for all."""
         ids = [battery["device_id"], "nobody"]
         expected = json.loads(json.dumps(pm.power_budget_check(ids)))
+        expected["nobody"] = {"error": "no device has the id 'nobody': GET /v1/devices lists them"}
         assert api.get("/v1/budget", params={"device_id": ids}).json() == expected
         assert list(api.get("/v1/budget").json()) == [device.id for device in pm.list_devices()]
 
@@ -845,6 +879,9 @@ class TestTheServiceItself:
             ("GET", "/v1/events?after=99999999999999999999", 422, "invalid_value"),
             ("GET", "/v1/meters/x/readings?cursor=zz", 422, "invalid_value"),
             ("GET", "/v1/meters/x/readings?since=yesterday", 422, "invalid_value"),
+            ("GET", "/v1/meters/x/statistics?day=30", 422, "invalid_value"),
+            ("GET", "/v1/meters/x/statistics?days=30&days=1", 422, "invalid_value"),
+            ("GET", "/v1/devices?token=x", 422, "invalid_value"),
         ],
     )
     def test_errors_are_problems_with_a_code(
@@ -885,6 +922,12 @@ class TestTheServiceItself:
                 422,
                 "invalid_value",
             ),
+            (
+                b'{"meter_id": "a", "voltage": 1, "voltage": 2, "current_draw": 1}',
+                "application/json",
+                422,
+                "invalid_value",
+            ),
             (b"x" * (4 * 1024 * 1024 + 1), "application/json", 413, "body_too_large"),
         ],
         ids=[
@@ -898,6 +941,7 @@ class TestTheServiceItself:
             "surrogate",
             "list",
             "key",
+            "key-twice",
             "large",
         ],
     )

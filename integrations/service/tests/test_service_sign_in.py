@@ -228,7 +228,7 @@ class TestOpen:
         """On a service that has no token yet; the browser gets the same link."""
         with started(tmp_path) as link:
             base, _, ticket = link.partition("/#/sign-in/")
-            with httpx2.Client(base_url=base, trust_env=False, timeout=30) as client:
+            with httpx2.Client(base_url=base, trust_env=False, timeout=SOON) as client:
                 assert client.get("/v1/sign-in").json()["token_needed"] is True
                 signed_in = client.post("/v1/sign-in", json={"ticket": ticket}).json()
                 assert (signed_in["name"], signed_in["scopes"]) == ("link", ["read", "write"])
