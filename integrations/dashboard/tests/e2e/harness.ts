@@ -21,6 +21,17 @@ const ENVIRONMENT = {
 /** Only a failing test waits that long. */
 export const DEADLINE = 120_000;
 
+// Binds a port and does not listen there: only who may share it, as the service does, can listen, and
+// nobody gets it in the moments when the service is away.
+const HOLD_PORT = `
+import socket, sys
+held = socket.socket()
+held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+held.bind(("127.0.0.1", 0))
+print(held.getsockname()[1], flush=True)
+sys.stdin.read()
+`;
+
 /** What check returns as soon as it is true; fails after the deadline. */
 export async function eventually<T>(
   check: () => T | Promise<T>,
@@ -58,10 +69,20 @@ export function directory(): string {
   return path;
 }
 
+/** A port that is nobody else's until the test ends. */
+async function holdPort(): Promise<number> {
+  const holder = spawn(PYTHON, ["-c", HOLD_PORT], { stdio: ["pipe", "pipe", "inherit"] });
+  onTestFinished(async () => {
+    holder.kill("SIGKILL");
+    await ended(holder);
+  });
+  return Number(String(await new Promise((got) => holder.stdout.once("data", got))));
+}
+
 /** The service on a file that one part of edge.py has filled. */
 export class Service {
   readonly db: string;
-  /** 0 until it has started: the system gives it one, which it keeps when it starts again. */
+  /** Its own until the test ends, also while it is away. */
   port = 0;
   #process: ChildProcess | undefined;
   #log = "";
@@ -79,6 +100,7 @@ export class Service {
     const service = new Service(directory(), options);
     const [part = "obey", ...more] = fill;
     if (part !== "obey") python("tests/edge.py", part, service.db, ...more);
+    service.port = await holdPort();
     onTestFinished(() => service.kill());
     await service.run();
     return service;
@@ -99,9 +121,6 @@ export class Service {
     });
     await eventually(async () => {
       if (child.exitCode !== null) throw new Error(`the service has ended:\n${this.#log}`);
-      const listening = /listening at http:\S+:(\d+)\n/.exec(this.#log);
-      if (!listening) return false;
-      this.port = Number(listening[1]);
       return fetch(`${this.url}/readyz`).then(
         (answer) => answer.ok,
         () => false,
