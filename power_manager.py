@@ -109,7 +109,7 @@ import weakref
 from array import array
 from binascii import crc32
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from enum import Enum
@@ -2346,6 +2346,13 @@ class _Arrival:
     def sample(self) -> _Sample:
         return self.us, self.voltage, self.current_draw, self.charge_pct
 
+    def repeats(self, earlier: _Sample) -> bool:
+        """Whether this is that reading again; a charge that is not given may be any."""
+        _, voltage, current_draw, charge_pct = earlier
+        if (self.voltage, self.current_draw) != (voltage, current_draw):
+            return False
+        return self.needs_charge or self.charge_pct == charge_pct
+
 
 class _Chunk:
     """Readings that log_many has pulled and not yet stored, by meter."""
@@ -2413,6 +2420,7 @@ class _ReadingWriter:
         self._disturbed: set[int] = set()  # meters for which one did
         self.stored_count = 0
         self.refused_count = 0  # recorded readings of hours that prune() has closed
+        self.conflict_count = 0  # those with the time of another reading and other values
 
     def write(self, chunk: _Chunk) -> None:
         """Store a chunk's readings, with present states, statistics and alerts. Raises NotFound."""
@@ -2599,9 +2607,9 @@ class _ReadingWriter:
         Adds to closed_hours those into which a live one moves, as its instant was taken.
         """
         newest_us = state.newest_us
-        stored = self._stored_instants(state, arrivals)
+        stored = self._stored_samples(state, arrivals)
         accepted: list[_Arrival] = []
-        taken: set[int] = set()  # instants of this chunk
+        taken: dict[int, _Arrival] = {}  # of this chunk, by instant
         for arrival in arrivals:
             if arrival.live:
                 clock_us = arrival.us
@@ -2612,30 +2620,33 @@ class _ReadingWriter:
                 state.live_us = arrival.us
                 state.live_clock_us = clock_us
             elif arrival.us in taken or arrival.us in stored:
+                earlier = taken[arrival.us].sample() if arrival.us in taken else stored[arrival.us]
+                self.conflict_count += not arrival.repeats(earlier)
                 continue
             elif closed_hours and arrival.us // HOUR_US in closed_hours:
                 self.refused_count += 1
                 continue
-            taken.add(arrival.us)
+            taken[arrival.us] = arrival
             if arrival.us > newest_us:
                 newest_us = arrival.us
             accepted.append(arrival)
         return accepted
 
-    def _stored_instants(self, state: _MeterState, arrivals: list[_Arrival]) -> set[int]:
-        """The instants of the recorded readings among these at which the meter has one already."""
+    def _stored_samples(self, state: _MeterState, arrivals: list[_Arrival]) -> dict[int, _Sample]:
+        """What the meter has already at the instants of the recorded ones among these readings."""
         newest_us = state.newest_us
         instants = [
             arrival.us for arrival in arrivals if not arrival.live and arrival.us <= newest_us
         ]
         if not instants:
-            return set()
-        sql = """SELECT timestamp FROM power_readings
+            return {}
+        sql = f"""{_SAMPLES_SQL}
             WHERE meter_key = ? AND timestamp IN (SELECT value FROM json_each(?))"""
         values = (state.meter_key, json.dumps(instants))
-        return {us for (us,) in self._conn.execute(sql, values).fetchall()}
+        samples = self._conn.execute(sql, values).fetchall()
+        return {sample[0]: sample for sample in samples}
 
-    def _free_instant(self, state: _MeterState, us: int, taken: set[int]) -> int:
+    def _free_instant(self, state: _MeterState, us: int, taken: Container[int]) -> int:
         """The first microsecond from `us` on at which the meter has no reading.
 
         A clock that stands still makes a run of neighbouring instants. The search goes on behind
@@ -3398,11 +3409,11 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
     What is written gets the name `path` when the block ends, and is on the disk then. If the block
     raises, or the disk is full, what was there before stays. Meanwhile the file has a hidden name
     in the same directory, where only its owner can read it. A symbolic link to a file is replaced,
-    not followed; a device, a pipe, a directory and /dev/stdout are refused. `mode` is the permissions' bits; by
-    default those of the earlier file, or 0o600. Where root writes, the file belongs to the owner of
-    the earlier one, or else of the directory, so that a program that is not root can go on reading
-    it. Two writers at once: the last one wins. Raises InvalidValue, StorageError, and what the
-    block raises.
+    not followed; a device, a pipe, a directory and /dev/stdout are refused. `mode` is the
+    permissions' bits; by default those of the earlier file, or 0o600. Where root writes, the file
+    belongs to the owner of the earlier one, or else of the directory, so that a program that is not
+    root can go on reading it. Two writers at once: the last one wins. Raises InvalidValue,
+    StorageError, and what the block raises.
     """
     target = Path(os.path.abspath(_check_path("path", path)))
     unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
@@ -8047,6 +8058,8 @@ _RIVALS = {
     "date": ("timestamp",),
     "time": ("timestamp",),
 }
+# What `import` does not read: energy is computed from volts and amperes.
+_ENERGY_WORDS = _names("energy energie wh kwh mwh gwh ah mah j kj vah kvah varh kvarh")
 _NAME_WITH_BRACKETS = re.compile(r"(?P<base>.*?)\s*[\[(](?P<unit>[^\[\]()]*)[\])]")
 
 
@@ -8085,6 +8098,25 @@ def _split_name(name: str) -> tuple[list[str], str | None]:
     if words[:1] == ["sensor"]:  # as Home Assistant begins its names
         del words[0]
     return words, bracketed["unit"].strip() if bracketed else None
+
+
+def _other_quantity(meaning: str, name: str) -> str:
+    """What in a column's name says that its values are of another quantity than this, or "".
+
+    >>> _other_quantity("current", "Import kWh"), _other_quantity("current", "Load (W)")
+    ('kwh', 'w')
+    """
+    words, bracketed = _split_name(name)
+    unit = bracketed if bracketed is not None else "".join(words[-1:])
+    if _MEANINGS[meaning].unit_of(unit):
+        return ""
+    for word in (unit, *words):
+        if word in _ENERGY_WORDS:
+            return word
+    # One letter after a name may count channels; in brackets it is a unit.
+    is_unit = bracketed is not None or (len(words) > 1 and (len(unit) > 1 or unit == "%"))
+    is_known = any(_MEANINGS[other].unit_of(unit) for other in _MEASURES)
+    return unit if is_unit and is_known else ""
 
 
 @dataclass(frozen=True)
@@ -8257,6 +8289,14 @@ class _Columns:
     def _made(self, meaning: str, index: int, unit: str, is_turned: bool) -> _LogColumn:
         """The column that an option names; without a unit there, a unit in its name counts."""
         name = self._names[index]
+        other = _other_quantity(meaning, name) if meaning in _MEASURES and not unit else ""
+        if other:
+            units = _MEANINGS[meaning].units
+            example = _quoted(f"{meaning}={name}:{next(iter(units))}")
+            raise InvalidValue(
+                f"--column {meaning}={name}: {other} is not of {meaning}, which is in "
+                f"{' or '.join(units)}; if the values are, say so: --column {example}"
+            )
         if not unit:
             words, bracketed = _split_name(name)
             last = words[-1] if bracketed is None and len(words) > 1 else bracketed
@@ -8284,12 +8324,17 @@ class _Columns:
         return f"the columns are {shown}" if shown else "there are no columns"
 
     def _refuse(self, missing: Sequence[str], used: set[int]) -> None:
-        free = [name for i, name in enumerate(self._names) if i not in used and name]
-        example = f"{missing[0]}={free[0] if free else 'NAME'}"
+        first, *_ = missing
+        names = [name for i, name in enumerate(self._names) if i not in used and name]
+        free = [name for name in names if not _other_quantity(first, name)]
+        example = f"{first}={free[0] if free else 'NAME'}"
         what = " and ".join(missing).replace("current", "current (or power)")
+        advice = f"name one: --column {_quoted(example)}"
+        if names and not free:
+            advice = f"none of them is of {first}"
         raise InvalidValue(
             "expected NDJSON, or CSV whose first line names the columns; "
-            f"no column for {what}: {self._listed()}; name one: --column {_quoted(example)}"
+            f"no column for {what}: {self._listed()}; {advice}"
         )
 
 
@@ -8863,15 +8908,35 @@ def _shown_line(line: str) -> str:
     return printable(line if len(line) <= 60 else line[:57] + "...")
 
 
+class _NameTwice(NamedTuple):
+    """Stands for a JSON object in which a name stands twice: nobody can tell which one is meant."""
+
+    name: str
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _NameTwice:
+    """A JSON object, for a decoder."""
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    names = [name for name, _ in pairs]
+    return _NameTwice(next(name for name in names if names.count(name) > 1))
+
+
+_JSON_DECODER = json.JSONDecoder(object_pairs_hook=_object_of)
+
+
 def _json_object(row: Any) -> dict[str, Any]:
     """The JSON object that a line, or an element of an array, is. Raises InvalidValue."""
     value = row
     if isinstance(row, str):
         _check_length(row)
         try:
-            value = json.loads(row)
+            value = _JSON_DECODER.decode(row)
         except (ValueError, RecursionError) as error:
             raise InvalidValue(f"expected a JSON object: {error}") from None
+    if isinstance(value, _NameTwice):
+        raise InvalidValue(f"{printable(value.name)}: the object has this name twice")
     if not isinstance(value, dict):
         raise _invalid("row", "a JSON object", value)
     return value
@@ -8882,7 +8947,6 @@ class _ArrayRows:
 
     def __init__(self, pieces: Iterator[str]) -> None:
         self._pieces = pieces
-        self._decoder = json.JSONDecoder()
         self._text = ""
         self._place = 0  # in the text, up to which it has been read
         self._line = 1  # of that place
@@ -8939,7 +9003,7 @@ class _ArrayRows:
         """The next element, which is then read; None if the text does not have all of it yet."""
         number = self._line
         try:
-            value, end = self._decoder.raw_decode(self._text, self._place)
+            value, end = _JSON_DECODER.raw_decode(self._text, self._place)
         except (ValueError, RecursionError) as error:
             kept = len(self._text) - self._place
             if self._is_complete or kept > _MAX_LINE or isinstance(error, RecursionError):
@@ -9184,7 +9248,8 @@ def _found_decimal(
                     with_point += 1
     if len(with_comma) <= with_point:
         return "."
-    if delimiter == "," and all(_GROUPED_NUMBER.fullmatch(value) for value in with_comma):
+    # A semicolon stands between fields because the comma is the decimal sign.
+    if delimiter != ";" and all(_GROUPED_NUMBER.fullmatch(value) for value in with_comma):
         raise InvalidValue(
             f"is the comma in {with_comma[0]} a decimal sign, or does it separate thousands? "
             "Say --decimal , or --decimal ."
@@ -9584,6 +9649,7 @@ class _ImportSums:
 
     new_count: int = 0
     refused_count: int = 0  # readings of hours that prune() has closed
+    conflict_count: int = 0  # readings with the time of another one and other values
     stored_rows: int = 0  # of the log, as far as they are committed
     first_us: int | None = None
     last_us: int | None = None
@@ -9655,13 +9721,19 @@ class _Import:
             zone = self._log_options.zone
         zone_name = "local time" if zone is None else str(zone)
         sums = self._sums
-        there_count = reader.good_count - sums.new_count - sums.refused_count
+        left_out_count = sums.refused_count + sums.conflict_count
+        there_count = reader.good_count - sums.new_count - left_out_count
         max_gap_s = self._pm.max_gap
         new = _counted(sums.new_count, "new reading")
         bad = _counted(reader.bad_count, "bad row")
         lines = [f"{new}, {there_count} already there, {bad} left out"]
         if self._is_dry_run:
             lines.append("a dry run: nothing is stored")
+        if sums.conflict_count:
+            lines.append(
+                f"{sums.conflict_count} not stored: each has the time of another reading, and "
+                "other values"
+            )
         if sums.refused_count:
             lines.append(f"{sums.refused_count} not stored: prune() has closed their hours")
         if sums.first_us is not None and sums.last_us is not None:
@@ -9693,6 +9765,7 @@ class _Import:
             "new": sums.new_count,
             "already_there": there_count,
             "bad_rows_left_out": reader.bad_count,
+            "with_other_values": sums.conflict_count,
             "in_closed_hours": sums.refused_count,
             "dry_run": self._is_dry_run,
             "first": None if sums.first_us is None else from_microseconds(sums.first_us),
@@ -9744,6 +9817,7 @@ class _Import:
         after = self._pm.energy_totals(self._meter_id)
         self._sums.new_count += writer.stored_count
         self._sums.refused_count += writer.refused_count
+        self._sums.conflict_count += writer.conflict_count
         self._sums.energy_out_wh += after.energy_out_wh - before.energy_out_wh
         self._sums.energy_in_wh += after.energy_in_wh - before.energy_in_wh
 
@@ -10721,8 +10795,9 @@ charge   below 0 and above 110 is unknown, 100 to 110 is full
 One line is one row. The first 20 bad rows are named, and nothing is stored;
 --skip-bad leaves bad rows out. A time that the clocks skip is a bad row; one
 that exists twice is the first of the two until the times step back. A reading
-that is there is not stored again, so an import can be repeated. The summary
-counts gaps over which no energy is booked, and names a last line without a
+that is there is not stored again, so an import can be repeated; one with the
+time of another and other values is counted, and not stored. The summary counts
+gaps over which no energy is booked, and names a last line without a
 newline, whose last value may be cut.
 
 A file is stored in one transaction. Standard input is stored in batches, so
