@@ -3387,8 +3387,7 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
     """
     target = Path(os.path.abspath(_check_path("path", path)))
     unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    if target.exists() and not target.is_file():  # such as /dev/null
-        raise StorageError(target, "not a regular file: name another")
+    _check_regular(target, target)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with contextlib.ExitStack() as undo:
         try:
@@ -3410,6 +3409,19 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
             _sync(target.parent, os.O_RDONLY)
         except OSError as error:
             raise _storage_error(error, target) from error
+
+
+_OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")  # names of what is open
+
+
+def _check_regular(path: Path, shown: Path) -> None:
+    """Refuse a directory, a pipe, a device, and a name of an open file.
+
+    Root could put a new file in the place of /dev/null, or of the link /dev/stdout.
+    """
+    leads_to = os.path.join(path.parent, os.readlink(path)) if path.is_symlink() else ""
+    if leads_to.startswith(_OPEN_FILES) or (path.exists() and not path.is_file()):
+        raise StorageError(shown, "not a regular file: name another")
 
 
 def open_secret(path: str | os.PathLike[str], warn: Callable[[str], object]) -> TextIO:
@@ -3489,14 +3501,12 @@ def _check_is_file(path: Path, shown: Path) -> None:
     """Refuse by name what cannot be a database."""
     if path.is_dir():
         raise StorageError(shown, "this is a directory: name a file in it")
-    if path.exists():
-        if not path.is_file():
-            raise StorageError(shown, "not a regular file: name another")
-        # SQLite itself takes a file of one byte for a new database, and overwrites it.
-        if 0 < path.stat().st_size < _SMALLEST_DATABASE:
-            raise StorageError(
-                shown, f"not an SQLite database: name another file, or {_HOW_TO_RESTORE}"
-            )
+    _check_regular(path, shown)
+    # SQLite itself takes a file of one byte for a new database, and overwrites it.
+    if path.exists() and 0 < path.stat().st_size < _SMALLEST_DATABASE:
+        raise StorageError(
+            shown, f"not an SQLite database: name another file, or {_HOW_TO_RESTORE}"
+        )
 
 
 def _header(conn: sqlite3.Connection) -> tuple[int, int, int]:
@@ -4100,8 +4110,7 @@ def _restore(target: Path, source: Path) -> None:
     """Put a backup in place of the present content of a file, or of a file that is missing."""
     if source.exists() and target.exists() and source.samefile(target):
         raise StorageError(source, "the database itself: name a backup of it")
-    if target.is_dir() or (target.exists() and not target.is_file()):
-        raise StorageError(target, "not a regular file: name another")
+    _check_regular(target, target)
     try:
         with _temporary_database(target, "restore") as unfinished:
             _copy_database(source, unfinished, target)
@@ -5137,7 +5146,7 @@ class PowerManager:
         The copy has a temporary name until it is whole and on the disk, so path never holds half
         of one. Do not copy a database by other means: SQLite replays the -wal file that lies
         beside it over whatever has its name. Raises StorageError, also if path is a database in
-        use, and PowerManagerError in a transaction.
+        use, a pipe or a device, and PowerManagerError in a transaction.
         """
         target = Path(os.path.abspath(_check_path("path", path)))
         self._check_usable()
@@ -5155,6 +5164,7 @@ class PowerManager:
 
         try:
             _check_target(target, None if self._is_memory else self._path)
+            _check_regular(target, target)
             with _temporary_database(target, "tmp") as unfinished:
                 self._copy(functools.partial(copy_to, unfinished=unfinished))
                 _sync(unfinished, os.O_RDWR)
@@ -9846,7 +9856,7 @@ class _Export:
         with contextlib.ExitStack() as stack:
             out = sys.stdout
             if options.output != "-":
-                out = stack.enter_context(_open_private(options.output))
+                out = stack.enter_context(_open_output(options.output))
             if options.format == "influx":
                 out.writelines(self._influx_lines(readings))
             elif options.format == "ndjson":
@@ -9918,13 +9928,23 @@ def _influx_tag(text: str) -> str:
     return re.sub(r"([,= ])", r"\\\1", text)
 
 
-def _open_private(path: str) -> Any:
-    """Open a file for writing; a new one belongs to its owner alone."""
-
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags, 0o600)
-
-    return open(path, "w", encoding="utf-8", newline="", opener=opener)
+@contextlib.contextmanager
+def _open_output(path: str) -> Iterator[TextIO]:
+    """Open a file for writing, whole or not at all; what is no file, such as a pipe, as it is."""
+    name = os.path.abspath(path)
+    is_special = os.path.exists(name) and not os.path.isfile(name)
+    if is_special or name.startswith(_OPEN_FILES):
+        # "a", because the shell may have opened it to append: `export ... >> all.csv`.
+        with open(path, "a", encoding="utf-8", newline="") as out:
+            yield out
+        return
+    # Writing to a link writes to what it names.
+    with replace_file(os.path.realpath(path)) as file:
+        out = io.TextIOWrapper(cast(BinaryIO, file), encoding="utf-8", newline="")
+        try:
+            yield out
+        finally:
+            out.detach()
 
 
 # --- Command line ---------------------------------------------------------------------
@@ -10680,7 +10700,8 @@ _ABOUT_EXPORT = """
 `import` reads CSV and NDJSON as the same readings. InfluxDB's line protocol has
 the measurement `power`, the tags device, meter, name and type, and nanoseconds.
 An unknown value is an empty field, null, or left out; `import --unknown-charge`
-takes an empty charge as unknown. Only its owner can read a file of --output."""
+takes an empty charge as unknown. A file of --output is there whole or not at
+all, and only its owner can read a new one."""
 
 
 class _PowerCommands:

@@ -7087,6 +7087,20 @@ class TestBackup:
             file_pm.backup(tmp_path / name)
         assert content(tmp_path) == before
 
+    @pytest.mark.parametrize(
+        "make", [os.mkfifo, lambda path: path.symlink_to("/dev/null")], ids=["pipe", "device"]
+    )
+    def test_backup_over_what_is_no_file(
+        self, file_pm: PowerManager, tmp_path: Path, make: Callable[[Path], None]
+    ) -> None:
+        """A pipe and a device stay what they are: root would make a file of /dev/null."""
+        target = tmp_path / "place"
+        make(target)
+        before = target.lstat(), sorted(os.listdir(tmp_path))
+        with pytest.raises(StorageError, match="place: not a regular file: name another"):
+            file_pm.backup(target)
+        assert (target.lstat(), sorted(os.listdir(tmp_path))) == before
+
     def test_backup_into_a_missing_directory(self, file_pm: PowerManager, tmp_path: Path) -> None:
         """A directory that is not there is named."""
         with pytest.raises(StorageError, match=r"nowhere/copy.db: "):
@@ -10464,6 +10478,19 @@ class TestReplaceFile:
         with pytest.raises(StorageError, match="place: not a regular file: name another"):
             self.write(path, b"")
         assert (path.lstat().st_ino, os.listdir(tmp_path)) == (before.st_ino, ["place"])
+
+    @pytest.mark.parametrize("leads_to", ["/dev/stdout", "/proc/self/fd/{}", "/dev/fd/{}"])
+    def test_name_of_an_open_file(self, tmp_path: Path, leads_to: str) -> None:
+        """A link such as /dev/stdout is not replaced, even if it leads to a regular file now."""
+        path = tmp_path / "place"
+        with open(tmp_path / "open", "w") as file, PowerManager(":memory:") as pm:
+            path.symlink_to(leads_to.format(file.fileno()))
+            with pytest.raises(StorageError, match="place: not a regular file: name another"):
+                self.write(path, b"")
+            with pytest.raises(StorageError, match="place: not a regular file: name another"):
+                pm.backup(path)
+        assert path.is_symlink()
+        assert sorted(os.listdir(tmp_path)) == ["open", "place"]
 
     def test_link(self, tmp_path: Path) -> None:
         """A link is replaced by the file; what it leads to stays."""
@@ -13968,6 +13995,55 @@ class TestExport(Logs):
             "2026-06-01T08:01:00.000000+00:00,12.0,,80.0\n"
             "2026-06-01T08:02:00.000000+00:00,,1.5e-05,79.0\n"
         )
+
+    @pytest.mark.parametrize("style", ["csv", "ndjson", "influx"])
+    def test_disk_full(self, run: Run, pack: str, style: str) -> None:
+        """The file is there whole or not at all: an earlier one stays as it was."""
+        with PowerManager() as pm:
+            pm.log_many((pack, 12.0, 1.0, 80.0, NOW + i) for i in range(3000))
+        for earlier in (None, "an earlier export\n"):
+            if earlier is not None:
+                Path("out.txt").write_text(earlier)
+            before = content(Path())
+            with full_disk(50_000):
+                outcome = run("export", pack, "--format", style, "--output", "out.txt")
+            assert (outcome.code, outcome.out, outcome.err.count("\n")) == (1, "", 1)
+            assert "out.txt: " in outcome.err
+            assert "free some space" in outcome.err
+            assert content(Path()) == before
+
+    def test_links(self, run: Run, exported: Callable[..., str]) -> None:
+        """Writing to a link writes to the file that it names, which keeps its permissions."""
+        expected = exported()
+        Path("shared").mkdir()
+        Path("shared/real.csv").write_text("before")
+        Path("shared/real.csv").chmod(0o644)
+        os.symlink("shared/real.csv", "link.csv")
+        exported("--output", "link.csv")
+        assert os.readlink("link.csv") == "shared/real.csv"
+        assert Path("shared/real.csv").read_text() == expected
+        assert stat.S_IMODE(Path("shared/real.csv").stat().st_mode) == 0o644
+        assert os.listdir("shared") == ["real.csv"]
+
+    def test_named_pipe(self, exported: Callable[..., str]) -> None:
+        """What is no file is written to as it is."""
+        expected = exported()
+        os.mkfifo("pipe")
+        read: list[str] = []
+        in_threads(
+            lambda: read.append(Path("pipe").read_text()), lambda: exported("--output", "pipe")
+        )
+        assert read == [expected]
+        assert stat.S_ISFIFO(os.lstat("pipe").st_mode)
+
+    def test_standard_output_by_its_path(self, exported: Callable[..., str]) -> None:
+        """/dev/stdout is written to, not replaced, also where the shell appends to a file."""
+        expected = exported()
+        Path("all.csv").write_text("before\n")
+        words = [sys.executable, MODULE, "export", "dev-001/Pack", "--output", "/dev/stdout"]
+        with open("all.csv", "a") as out:
+            subprocess.run(words, stdout=out, timeout=60, check=True)
+        assert Path("all.csv").read_text() == "before\n" + expected
 
     def test_unknown_charge(self, run: Run, pack: str) -> None:
         """It is an empty field, null, or left out; with --unknown-charge it comes back."""
