@@ -6633,17 +6633,33 @@ def _told(error: BaseException) -> str:
 def not_installed(package: str | ImportError, extra: str) -> str:
     """What to tell about a package that is missing: its name, and the extra that brings it.
 
-    `package` is its name or the error of importing it.
+    `package` is its name or the error of importing it. In a checkout pip takes the extra from the
+    directory, elsewhere from what is installed already.
 
     >>> not_installed("paho.mqtt.client", "mqtt")
     "paho-mqtt is not installed: pip install '.[mqtt]'"
     """
     name = package.name or "a package" if isinstance(package, ImportError) else package
     root = name.partition(".")[0]
-    return f"{_PACKAGES.get(root, root)} is not installed: pip install '.[{extra}]'"
+    missing = _PACKAGES.get(root, root)
+    return f"{missing} is not installed: pip install '{_name_for_pip()}[{extra}]'"
 
 
 _PACKAGES = {"nats": "nats-py", "paho": "paho-mqtt"}  # whose names are not those of their modules
+_DISTRIBUTION = "blackroad-power-manager"
+
+
+def _name_for_pip() -> str:
+    """What pip knows this project by: its name if this module was installed, else a directory."""
+    from importlib import metadata
+
+    try:
+        installed = metadata.distribution(_DISTRIBUTION).locate_file(os.path.basename(__file__))
+    except metadata.PackageNotFoundError:
+        return "."
+    # A checkout may be on the path before what is installed; an editable installation is one.
+    is_this = os.path.realpath(str(installed)) == os.path.realpath(__file__)
+    return _DISTRIBUTION if is_this else "."
 
 
 @contextlib.contextmanager

@@ -10778,11 +10778,43 @@ class TestRunProgram:
             raise ModuleNotFoundError("No module named 'a.b'", name="a.b")
 
         assert power_manager.run_program(program, "tool", extra="all") == 1
-        assert capsys.readouterr().err == "tool: a is not installed: pip install '.[all]'\n"
+        said = power_manager.not_installed("a", "all")
+        assert capsys.readouterr().err == f"tool: {said}\n"
         with pytest.raises(ModuleNotFoundError):
             power_manager.run_program(program, "tool")
         unnamed = power_manager.not_installed(ImportError("x"), "all")
-        assert unnamed == "a package is not installed: pip install '.[all]'"
+        assert unnamed == said.replace("a is", "a package is")
+
+    @pytest.mark.parametrize(
+        ("metadata_of", "name"),
+        [
+            ([], "."),
+            (["copy"], "blackroad-power-manager"),
+            (["other"], "."),
+            (["copy", "other"], "blackroad-power-manager"),
+        ],
+        ids=["checkout", "installed", "editable", "both"],
+    )
+    def test_what_pip_knows(self, tmp_path: Path, metadata_of: list[str], name: str) -> None:
+        """Where the module was installed, pip knows the extras by the name of the project."""
+        for folder in ("copy", "other"):
+            (tmp_path / folder).mkdir()
+        shutil.copy(MODULE, tmp_path / "copy")
+        for folder in metadata_of:
+            information = tmp_path / folder / "blackroad_power_manager-1.0.0.dist-info"
+            information.mkdir()
+            (information / "METADATA").write_text("Name: blackroad-power-manager\nVersion: 1.0.0\n")
+        code = "import power_manager; print(power_manager.not_installed('a', 'all'))"
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", code],  # -S: without what is installed here
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": f"{tmp_path / 'copy'}:{tmp_path / 'other'}"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert done.stdout == f"a is not installed: pip install '{name}[all]'\n"
 
     @pytest.mark.parametrize("error", [ValueError, SystemExit])
     def test_other_errors(self, error: type[BaseException]) -> None:
@@ -11138,7 +11170,11 @@ class CommandLine:
     @pytest.fixture(autouse=True)
     def _place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.delenv("POWER_MANAGER_DB", raising=False)
+        for name in ("POWER_MANAGER_DB", "NO_COLOR"):
+            monkeypatch.delenv(name, raising=False)
+        # As wide wherever the tests run: their own terminal may be narrow.
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setenv("LINES", "24")
 
     @pytest.fixture
     def run(self, capsys: pytest.CaptureFixture[str]) -> Run:
@@ -11195,7 +11231,8 @@ class TestCommands(CommandLine):
             (pack, "battery", 50.0, "Pack")
         ]
         assert run("meters", "dev-001", "--json").json == meters
-        assert run("meters", "absent", "--json").json == []
+        run("register", "dev-002", "Bare")
+        assert run("meters", "dev-002", "--json").json == []
 
     @pytest.mark.parametrize(
         "command",
