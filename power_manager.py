@@ -9956,7 +9956,7 @@ def _open_output(path: str) -> Iterator[TextIO]:
         return
     # Writing to a link writes to what it names.
     with replace_file(os.path.realpath(path)) as file:
-        out = io.TextIOWrapper(cast(BinaryIO, file), encoding="utf-8", newline="")
+        out = io.TextIOWrapper(file, encoding="utf-8", newline="")
         try:
             yield out
         finally:

@@ -14077,7 +14077,7 @@ class TestExport(Logs):
         """/dev/stdout is written to, not replaced, also where the shell appends to a file."""
         expected = exported()
         Path("all.csv").write_text("before\n")
-        words = [sys.executable, MODULE, "export", "dev-001/Pack", "--output", "/dev/stdout"]
+        words = [sys.executable, str(MODULE), "export", "dev-001/Pack", "--output", "/dev/stdout"]
         with open("all.csv", "a") as out:
             subprocess.run(words, stdout=out, timeout=60, check=True)
         assert Path("all.csv").read_text() == "before\n" + expected
