@@ -3417,8 +3417,7 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
     """
     target = Path(os.path.abspath(_check_path("path", path)))
     unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    if target.exists() and not _is_replaceable(target):
-        raise StorageError(target, "not a regular file: name another")
+    _check_regular(target, target)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with contextlib.ExitStack() as undo:
         try:
@@ -3442,21 +3441,27 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
             raise _storage_error(error, target) from error
 
 
-def _is_replaceable(target: Path) -> bool:
+def _is_replaceable(path: Path) -> bool:
     """Whether a path that exists names a regular file by its place in a directory.
 
-    /dev/stdout and /dev/fd/3 name what is open already, which may be a regular file too: one put
+    /dev/stdout and /dev/fd/3 name what is open already, which may be a regular file too: a new one
     in their place would break them for every program.
     """
-    if not target.is_file():  # such as /dev/null
+    if not path.is_file():  # such as /dev/null
         return False
     while True:
-        directory = os.path.realpath(target.parent)
+        directory = os.path.realpath(path.parent)
         if directory.startswith("/proc/"):
             return False
-        if not target.is_symlink():
+        if not path.is_symlink():
             return True
-        target = Path(directory, os.readlink(target))
+        path = Path(directory, os.readlink(path))
+
+
+def _check_regular(path: Path, shown: Path) -> None:
+    """Refuse a directory, a pipe, a device, and a name of an open file."""
+    if path.exists() and not _is_replaceable(path):
+        raise StorageError(shown, "not a regular file: name another")
 
 
 def open_secret(path: str | os.PathLike[str], warn: Callable[[str], object]) -> TextIO:
@@ -3536,14 +3541,12 @@ def _check_is_file(path: Path, shown: Path) -> None:
     """Refuse by name what cannot be a database."""
     if path.is_dir():
         raise StorageError(shown, "this is a directory: name a file in it")
-    if path.exists():
-        if not path.is_file():
-            raise StorageError(shown, "not a regular file: name another")
-        # SQLite itself takes a file of one byte for a new database, and overwrites it.
-        if 0 < path.stat().st_size < _SMALLEST_DATABASE:
-            raise StorageError(
-                shown, f"not an SQLite database: name another file, or {_HOW_TO_RESTORE}"
-            )
+    _check_regular(path, shown)
+    # SQLite itself takes a file of one byte for a new database, and overwrites it.
+    if path.exists() and 0 < path.stat().st_size < _SMALLEST_DATABASE:
+        raise StorageError(
+            shown, f"not an SQLite database: name another file, or {_HOW_TO_RESTORE}"
+        )
 
 
 def _header(conn: sqlite3.Connection) -> tuple[int, int, int]:
@@ -4147,8 +4150,7 @@ def _restore(target: Path, source: Path) -> None:
     """Put a backup in place of the present content of a file, or of a file that is missing."""
     if source.exists() and target.exists() and source.samefile(target):
         raise StorageError(source, "the database itself: name a backup of it")
-    if target.is_dir() or (target.exists() and not target.is_file()):
-        raise StorageError(target, "not a regular file: name another")
+    _check_regular(target, target)
     try:
         with _temporary_database(target, "restore") as unfinished:
             _copy_database(source, unfinished, target)
@@ -5184,7 +5186,7 @@ class PowerManager:
         The copy has a temporary name until it is whole and on the disk, so path never holds half
         of one. Do not copy a database by other means: SQLite replays the -wal file that lies
         beside it over whatever has its name. Raises StorageError, also if path is a database in
-        use, and PowerManagerError in a transaction.
+        use, a pipe or a device, and PowerManagerError in a transaction.
         """
         target = Path(os.path.abspath(_check_path("path", path)))
         self._check_usable()
@@ -5202,6 +5204,7 @@ class PowerManager:
 
         try:
             _check_target(target, None if self._is_memory else self._path)
+            _check_regular(target, target)
             with _temporary_database(target, "tmp") as unfinished:
                 self._copy(functools.partial(copy_to, unfinished=unfinished))
                 _sync(unfinished, os.O_RDWR)
@@ -6670,17 +6673,33 @@ def _told(error: BaseException) -> str:
 def not_installed(package: str | ImportError, extra: str) -> str:
     """What to tell about a package that is missing: its name, and the extra that brings it.
 
-    `package` is its name or the error of importing it.
+    `package` is its name or the error of importing it. In a checkout pip takes the extra from the
+    directory, elsewhere from what is installed already.
 
     >>> not_installed("paho.mqtt.client", "mqtt")
     "paho-mqtt is not installed: pip install '.[mqtt]'"
     """
     name = package.name or "a package" if isinstance(package, ImportError) else package
     root = name.partition(".")[0]
-    return f"{_PACKAGES.get(root, root)} is not installed: pip install '.[{extra}]'"
+    missing = _PACKAGES.get(root, root)
+    return f"{missing} is not installed: pip install '{_name_for_pip()}[{extra}]'"
 
 
 _PACKAGES = {"nats": "nats-py", "paho": "paho-mqtt"}  # whose names are not those of their modules
+_DISTRIBUTION = "blackroad-power-manager"
+
+
+def _name_for_pip() -> str:
+    """What pip knows this project by: its name if this module was installed, else a directory."""
+    from importlib import metadata
+
+    try:
+        installed = metadata.distribution(_DISTRIBUTION).locate_file(os.path.basename(__file__))
+    except metadata.PackageNotFoundError:
+        return "."
+    # A checkout may be on the path before what is installed; an editable installation is one.
+    is_this = os.path.realpath(str(installed)) == os.path.realpath(__file__)
+    return _DISTRIBUTION if is_this else "."
 
 
 @contextlib.contextmanager
@@ -9956,7 +9975,7 @@ class _Export:
         with contextlib.ExitStack() as stack:
             out = sys.stdout
             if options.output != "-":
-                out = stack.enter_context(_text_output(options.output))
+                out = stack.enter_context(_open_output(options.output))
             if options.format == "influx":
                 out.writelines(self._influx_lines(readings))
             elif options.format == "ndjson":
@@ -10029,20 +10048,21 @@ def _influx_tag(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _text_output(path: str) -> Iterator[TextIO]:
-    """A file to write text to: whole or not at all, as replace_file() does it.
-
-    A pipe, a terminal, or what is open already, such as /dev/stdout, gets the text as it comes.
-    """
-    target = Path(path)
-    if target.exists() and not _is_replaceable(target):
-        with open(target, "w", encoding="utf-8", newline="") as out:
+def _open_output(path: str) -> Iterator[TextIO]:
+    """Open a file for writing, whole or not at all; what is no file, such as a pipe, as it is."""
+    name = os.path.abspath(path)
+    if os.path.exists(name) and not _is_replaceable(Path(name)):
+        # "a", because the shell may have opened it to append: `export ... >> all.csv`.
+        with open(path, "a", encoding="utf-8", newline="") as out:
             yield out
         return
-    with replace_file(target) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        yield text
-        text.detach()  # flushes, and leaves the file open for replace_file()
+    # Writing to a link writes to what it names.
+    with replace_file(os.path.realpath(path)) as file:
+        out = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        try:
+            yield out
+        finally:
+            out.detach()
 
 
 # --- Command line ---------------------------------------------------------------------
@@ -10808,8 +10828,8 @@ _ABOUT_EXPORT = """
 `import` reads CSV and NDJSON as the same readings. InfluxDB's line protocol has
 the measurement `power`, the tags device, meter, name and type, and nanoseconds.
 An unknown value is an empty field, null, or left out; `import --unknown-charge`
-takes an empty charge as unknown. A file of --output is written whole or not at
-all, and only its owner can read it."""
+takes an empty charge as unknown. A file of --output is there whole or not at
+all, and only its owner can read a new one."""
 
 
 class _PowerCommands:

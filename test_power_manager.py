@@ -7087,6 +7087,20 @@ class TestBackup:
             file_pm.backup(tmp_path / name)
         assert content(tmp_path) == before
 
+    @pytest.mark.parametrize(
+        "make", [os.mkfifo, lambda path: path.symlink_to("/dev/null")], ids=["pipe", "device"]
+    )
+    def test_backup_over_what_is_no_file(
+        self, file_pm: PowerManager, tmp_path: Path, make: Callable[[Path], None]
+    ) -> None:
+        """A pipe and a device stay what they are: root would make a file of /dev/null."""
+        target = tmp_path / "place"
+        make(target)
+        before = target.lstat(), sorted(os.listdir(tmp_path))
+        with pytest.raises(StorageError, match="place: not a regular file: name another"):
+            file_pm.backup(target)
+        assert (target.lstat(), sorted(os.listdir(tmp_path))) == before
+
     def test_backup_into_a_missing_directory(self, file_pm: PowerManager, tmp_path: Path) -> None:
         """A directory that is not there is named."""
         with pytest.raises(StorageError, match=r"nowhere/copy.db: "):
@@ -10465,16 +10479,27 @@ class TestReplaceFile:
             self.write(path, b"")
         assert (path.lstat().st_ino, os.listdir(tmp_path)) == (before.st_ino, ["place"])
 
-    def test_what_is_open_already(self, tmp_path: Path) -> None:
-        """A link to an open file, as /dev/stdout is one, is not replaced, nor is what it names."""
-        with (tmp_path / "output").open("wb", buffering=0) as output:
-            link = tmp_path / "stdout"
-            link.symlink_to(f"/proc/self/fd/{output.fileno()}")
+    def test_link_to_the_name_of_an_open_file(self, tmp_path: Path) -> None:
+        """It is refused through any number of links."""
+        with open(tmp_path / "open", "w") as file:
+            (tmp_path / "stdout").symlink_to(f"/proc/self/fd/{file.fileno()}")
             (tmp_path / "again").symlink_to("stdout")
-            for name in ("stdout", "again"):
-                with pytest.raises(StorageError, match=f"{name}: not a regular file: name anoth"):
-                    self.write(tmp_path / name, b"text")
-            assert (link.is_symlink(), (tmp_path / "output").read_bytes()) == (True, b"")
+            with pytest.raises(StorageError, match="again: not a regular file: name another"):
+                self.write(tmp_path / "again", b"text")
+        assert (tmp_path / "open").read_bytes() == b""
+
+    @pytest.mark.parametrize("leads_to", ["/dev/stdout", "/proc/self/fd/{}", "/dev/fd/{}"])
+    def test_name_of_an_open_file(self, tmp_path: Path, leads_to: str) -> None:
+        """A link such as /dev/stdout is not replaced, even if it leads to a regular file now."""
+        path = tmp_path / "place"
+        with open(tmp_path / "open", "w") as file, PowerManager(":memory:") as pm:
+            path.symlink_to(leads_to.format(file.fileno()))
+            with pytest.raises(StorageError, match="place: not a regular file: name another"):
+                self.write(path, b"")
+            with pytest.raises(StorageError, match="place: not a regular file: name another"):
+                pm.backup(path)
+        assert path.is_symlink()
+        assert sorted(os.listdir(tmp_path)) == ["open", "place"]
 
     def test_link(self, tmp_path: Path) -> None:
         """A link is replaced by the file; what it leads to stays."""
@@ -10762,11 +10787,43 @@ class TestRunProgram:
             raise ModuleNotFoundError("No module named 'a.b'", name="a.b")
 
         assert power_manager.run_program(program, "tool", extra="all") == 1
-        assert capsys.readouterr().err == "tool: a is not installed: pip install '.[all]'\n"
+        said = power_manager.not_installed("a", "all")
+        assert capsys.readouterr().err == f"tool: {said}\n"
         with pytest.raises(ModuleNotFoundError):
             power_manager.run_program(program, "tool")
         unnamed = power_manager.not_installed(ImportError("x"), "all")
-        assert unnamed == "a package is not installed: pip install '.[all]'"
+        assert unnamed == said.replace("a is", "a package is")
+
+    @pytest.mark.parametrize(
+        ("metadata_of", "name"),
+        [
+            ([], "."),
+            (["copy"], "blackroad-power-manager"),
+            (["other"], "."),
+            (["copy", "other"], "blackroad-power-manager"),
+        ],
+        ids=["checkout", "installed", "editable", "both"],
+    )
+    def test_what_pip_knows(self, tmp_path: Path, metadata_of: list[str], name: str) -> None:
+        """Where the module was installed, pip knows the extras by the name of the project."""
+        for folder in ("copy", "other"):
+            (tmp_path / folder).mkdir()
+        shutil.copy(MODULE, tmp_path / "copy")
+        for folder in metadata_of:
+            information = tmp_path / folder / "blackroad_power_manager-1.0.0.dist-info"
+            information.mkdir()
+            (information / "METADATA").write_text("Name: blackroad-power-manager\nVersion: 1.0.0\n")
+        code = "import power_manager; print(power_manager.not_installed('a', 'all'))"
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", code],  # -S: without what is installed here
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": f"{tmp_path / 'copy'}:{tmp_path / 'other'}"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert done.stdout == f"a is not installed: pip install '{name}[all]'\n"
 
     @pytest.mark.parametrize("error", [ValueError, SystemExit])
     def test_other_errors(self, error: type[BaseException]) -> None:
@@ -11122,7 +11179,11 @@ class CommandLine:
     @pytest.fixture(autouse=True)
     def _place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.delenv("POWER_MANAGER_DB", raising=False)
+        for name in ("POWER_MANAGER_DB", "NO_COLOR"):
+            monkeypatch.delenv(name, raising=False)
+        # As wide wherever the tests run: their own terminal may be narrow.
+        monkeypatch.setenv("COLUMNS", "80")
+        monkeypatch.setenv("LINES", "24")
 
     @pytest.fixture
     def run(self, capsys: pytest.CaptureFixture[str]) -> Run:
@@ -11179,7 +11240,8 @@ class TestCommands(CommandLine):
             (pack, "battery", 50.0, "Pack")
         ]
         assert run("meters", "dev-001", "--json").json == meters
-        assert run("meters", "absent", "--json").json == []
+        run("register", "dev-002", "Bare")
+        assert run("meters", "dev-002", "--json").json == []
 
     @pytest.mark.parametrize(
         "command",
@@ -14126,6 +14188,55 @@ class TestExport(Logs):
             "2026-06-01T08:01:00.000000+00:00,12.0,,80.0\n"
             "2026-06-01T08:02:00.000000+00:00,,1.5e-05,79.0\n"
         )
+
+    @pytest.mark.parametrize("style", ["csv", "ndjson", "influx"])
+    def test_disk_full(self, run: Run, pack: str, style: str) -> None:
+        """The file is there whole or not at all: an earlier one stays as it was."""
+        with PowerManager() as pm:
+            pm.log_many((pack, 12.0, 1.0, 80.0, NOW + i) for i in range(3000))
+        for earlier in (None, "an earlier export\n"):
+            if earlier is not None:
+                Path("out.txt").write_text(earlier)
+            before = content(Path())
+            with full_disk(50_000):
+                outcome = run("export", pack, "--format", style, "--output", "out.txt")
+            assert (outcome.code, outcome.out, outcome.err.count("\n")) == (1, "", 1)
+            assert "out.txt: " in outcome.err
+            assert "free some space" in outcome.err
+            assert content(Path()) == before
+
+    def test_links(self, run: Run, exported: Callable[..., str]) -> None:
+        """Writing to a link writes to the file that it names, which keeps its permissions."""
+        expected = exported()
+        Path("shared").mkdir()
+        Path("shared/real.csv").write_text("before")
+        Path("shared/real.csv").chmod(0o644)
+        os.symlink("shared/real.csv", "link.csv")
+        exported("--output", "link.csv")
+        assert os.readlink("link.csv") == "shared/real.csv"
+        assert Path("shared/real.csv").read_text() == expected
+        assert stat.S_IMODE(Path("shared/real.csv").stat().st_mode) == 0o644
+        assert os.listdir("shared") == ["real.csv"]
+
+    def test_named_pipe(self, exported: Callable[..., str]) -> None:
+        """What is no file is written to as it is."""
+        expected = exported()
+        os.mkfifo("pipe")
+        read: list[str] = []
+        in_threads(
+            lambda: read.append(Path("pipe").read_text()), lambda: exported("--output", "pipe")
+        )
+        assert read == [expected]
+        assert stat.S_ISFIFO(os.lstat("pipe").st_mode)
+
+    def test_standard_output_by_its_path(self, exported: Callable[..., str]) -> None:
+        """/dev/stdout is written to, not replaced, also where the shell appends to a file."""
+        expected = exported()
+        Path("all.csv").write_text("before\n")
+        words = [sys.executable, str(MODULE), "export", "dev-001/Pack", "--output", "/dev/stdout"]
+        with open("all.csv", "a") as out:
+            subprocess.run(words, stdout=out, timeout=60, check=True)
+        assert Path("all.csv").read_text() == "before\n" + expected
 
     def test_unknown_charge(self, run: Run, pack: str) -> None:
         """It is an empty field, null, or left out; with --unknown-charge it comes back."""
