@@ -178,6 +178,7 @@ __all__ = [
     "parse_number",
     "parse_time",
     "parse_zone",
+    "plausible_charge",
     "print_error",
     "printable",
     "program_name",
@@ -844,6 +845,24 @@ def _check_volts_or_amperes(name: str, value: Any, unit: str) -> float | None:
     if value is None:
         return None
     return check_number(name, value, -_MAX_ELECTRICAL, _MAX_ELECTRICAL, unit)
+
+
+_MOST_CHARGE_PCT = 110.0  # a gauge may say a little more than full
+
+
+def plausible_charge(charge_pct: float | None) -> float | None:
+    """What a gauge means by a number: percent from 0 to 100, or None where it knows none.
+
+    100 to 110 is full, for gauges overshoot a little. Below 0 and above 110 is no charge: gauges
+    say -1 or 255 for one that they do not know, and clamped to 0 it would be a critical alert. For
+    whatever takes numbers from devices; log_power() clamps, because its caller knows them.
+
+    >>> [plausible_charge(number) for number in (82.5, 100.4, -1, 255, None)]
+    [82.5, 100.0, None, None, None]
+    """
+    if charge_pct is None or not 0.0 <= charge_pct <= _MOST_CHARGE_PCT:
+        return None
+    return min(charge_pct, 100.0)
 
 
 def _check_reading(
@@ -3379,11 +3398,11 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
     What is written gets the name `path` when the block ends, and is on the disk then. If the block
     raises, or the disk is full, what was there before stays. Meanwhile the file has a hidden name
     in the same directory, where only its owner can read it. A symbolic link to a file is replaced,
-    not followed; a device, a pipe and a directory are refused. `mode` is the permissions' bits; by
-    default those of the earlier file, or 0o600. Where root writes, the file belongs to the owner of
-    the earlier one, or else of the directory, so that a program that is not root can go on reading
-    it. Two writers at once: the last one wins. Raises InvalidValue, StorageError, and what the
-    block raises.
+    not followed; a device, a pipe, a directory and /dev/stdout are refused. `mode` is the
+    permissions' bits; by default those of the earlier file, or 0o600. Where root writes, the file
+    belongs to the owner of the earlier one, or else of the directory, so that a program that is not
+    root can go on reading it. Two writers at once: the last one wins. Raises InvalidValue,
+    StorageError, and what the block raises.
     """
     target = Path(os.path.abspath(_check_path("path", path)))
     unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
@@ -3411,17 +3430,27 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
             raise _storage_error(error, target) from error
 
 
-_OPEN_FILES = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")  # names of what is open
-
-
 def _check_regular(path: Path, shown: Path) -> None:
-    """Refuse a directory, a pipe, a device, and a name of an open file.
-
-    Root could put a new file in the place of /dev/null, or of the link /dev/stdout.
-    """
-    leads_to = os.path.join(path.parent, os.readlink(path)) if path.is_symlink() else ""
-    if leads_to.startswith(_OPEN_FILES) or (path.exists() and not path.is_file()):
+    """Refuse what no new file may take the place of: root could replace /dev/null."""
+    if path.exists() and not _is_replaceable(path):
         raise StorageError(shown, "not a regular file: name another")
+
+
+def _is_replaceable(target: Path) -> bool:
+    """Whether a path that exists names a regular file by its place in a directory.
+
+    /dev/stdout and /dev/fd/3 name what is open already, which may be a regular file too: one put
+    in their place would break them for every program.
+    """
+    if not target.is_file():  # such as /dev/null
+        return False
+    while True:
+        directory = os.path.realpath(target.parent)
+        if directory.startswith("/proc/"):
+            return False
+        if not target.is_symlink():
+            return True
+        target = Path(directory, os.readlink(target))
 
 
 def open_secret(path: str | os.PathLike[str], warn: Callable[[str], object]) -> TextIO:
@@ -7926,7 +7955,6 @@ _WAITING_PIECES = 16  # read from a pipe and not yet understood
 _QUIET_S = 1.0  # without input for so long, what has come from a pipe is stored
 _BATCH_ROWS = 1_000  # of standard input that are stored at once
 _REMEMBERED_TIMES = 20_000  # hours of a log, and ends of times after the minute
-_MOST_CHARGE_PCT = 110.0  # a gauge may say a little more than full
 
 # --- What columns mean
 
@@ -9439,8 +9467,9 @@ class _LogReader:
         voltage, current, charge_pct = self._numbers(fields)
         is_left_out = False
         if charge_pct is not None and not 0.0 <= charge_pct <= self._largest_charge:
-            is_left_out = charge_pct < 0.0 or charge_pct > _MOST_CHARGE_PCT
-            charge_pct = None if is_left_out else charge_pct
+            given_pct = charge_pct
+            charge_pct = plausible_charge(given_pct)
+            is_left_out = charge_pct is None
         voltage, current, charge_pct = _check_reading(voltage, current, charge_pct)
         if is_left_out:
             self.left_out_charges += 1
@@ -9946,10 +9975,12 @@ def _influx_tag(text: str) -> str:
 
 @contextlib.contextmanager
 def _open_output(path: str) -> Iterator[TextIO]:
-    """Open a file for writing, whole or not at all; what is no file, such as a pipe, as it is."""
-    name = os.path.abspath(path)
-    is_special = os.path.exists(name) and not os.path.isfile(name)
-    if is_special or name.startswith(_OPEN_FILES):
+    """Open a file for writing, whole or not at all, as replace_file() does it.
+
+    A pipe, a terminal, or what is open already, such as /dev/stdout, gets the text as it comes.
+    """
+    target = Path(os.path.abspath(path))
+    if target.exists() and not _is_replaceable(target):
         # "a", because the shell may have opened it to append: `export ... >> all.csv`.
         with open(path, "a", encoding="utf-8", newline="") as out:
             yield out
@@ -9960,7 +9991,7 @@ def _open_output(path: str) -> Iterator[TextIO]:
         try:
             yield out
         finally:
-            out.detach()
+            out.detach()  # flushes, and leaves the file open for replace_file()
 
 
 # --- Command line ---------------------------------------------------------------------
@@ -10001,6 +10032,15 @@ def _number_or_unknown(text: str) -> int | float | None:
     except argparse.ArgumentTypeError:
         expected = f"expected a number, or - for unknown, got {text!r}"
         raise argparse.ArgumentTypeError(expected) from None
+
+
+def _charge(text: str) -> int | float:
+    """Text as percent of charge that a gauge can mean, for argparse."""
+    number = parse_number(text)
+    if plausible_charge(number) is None:
+        expected = f"expected 0 to 110 %, got {text!r}: leave out what the gauge does not know"
+        raise argparse.ArgumentTypeError(expected)
+    return number
 
 
 def _percent_or_unknown(text: str) -> int | float | None:
@@ -10901,7 +10941,7 @@ class _PowerCommands:
             "current", type=_number_or_unknown, help="amperes out of the source; - if unknown"
         )
         command.add_argument(
-            "charge_pct", type=parse_number, nargs="?", help="percent (default: the meter's last)"
+            "charge_pct", type=_charge, nargs="?", help="percent (default: the meter's last)"
         )
         command.add_argument(
             "--timestamp", metavar="TIME", type=self._parse_time, help="when (default: now)"
