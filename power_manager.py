@@ -8079,6 +8079,11 @@ _RIVALS = {
 }
 # What `import` does not read: energy is computed from volts and amperes.
 _ENERGY_WORDS = _names("energy energie wh kwh mwh gwh ah mah j kj vah kvah varh kvarh")
+# Columns that say whose a row is: a log with several of these in one is not one meter's.
+_METER_NAMES = _names(
+    """meter meterid metername device deviceid devicename sensor sensorid sensorname channel
+    channelid entity entityid serial serialno serialnumber address node nodeid"""
+)
 _NAME_WITH_BRACKETS = re.compile(r"(?P<base>.*?)\s*[\[(](?P<unit>[^\[\]()]*)[\])]")
 
 
@@ -8185,6 +8190,15 @@ def _parse_column(text: str) -> _ColumnChoice:
         hint = nearest(meaning, _MEANINGS) or f": expected one of {known}"
         raise argparse.ArgumentTypeError(f"unknown name {meaning!r}{hint}")
     return _ColumnChoice(meaning, column)
+
+
+def _parse_only(text: str) -> tuple[str, str]:
+    """The value of --only, for argparse."""
+    name, sign, wanted = text.partition("=")
+    if not sign or not name.strip() or not wanted.strip():
+        expected = "expected COLUMN=TEXT, such as meter=Pack"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+    return name.strip(), wanted.strip()
 
 
 class _Columns:
@@ -8337,6 +8351,13 @@ class _Columns:
             if found:
                 return found[0]
         return None
+
+    def place(self, option: str, name: str) -> int:
+        """Where the column is that an option names. Raises InvalidValue."""
+        index = self._index_of(name)
+        if index is None:
+            raise InvalidValue(f"{option}: no column {name!r}; {self._listed()}")
+        return index
 
     def _listed(self) -> str:
         shown = ", ".join(printable(name) for name in self._names if name)
@@ -9057,6 +9078,7 @@ class _LogOptions:
     has_zone: bool = False
     time_format: str = ""
     keeps_unknown_charge: bool = False  # an empty one does not take that of the reading before
+    only: tuple[str, str] | None = None  # a column, and the text that the rows to read have there
 
 
 @dataclass
@@ -9070,12 +9092,26 @@ class _Layout:
     delimiter: str = ""
     decimal: str = "."
     zone: str = ""  # of its times; "": they say it themselves
+    only: tuple[str, str] | None = None  # the column, and the text in it, of the rows that are read
     comment_count: int = 0  # of lines above the head that were skipped
 
     def unused_names(self) -> list[str]:
         """The columns that are not used."""
         used = {column.index for column in self.columns.values()}
-        return [name for i, name in enumerate(self.names) if i not in used and name.strip()]
+        return [
+            name
+            for i, name in enumerate(self.names)
+            if i not in used and name.strip() and (self.only is None or name != self.only[0])
+        ]
+
+    def meter_indexes(self) -> list[int]:
+        """The places of the columns that are not used and may say whose a row is."""
+        unused = self.unused_names()
+        return [
+            i
+            for i, name in enumerate(self.names)
+            if name in unused and re.sub(r"[\W_]+", "", name.casefold()) in _METER_NAMES
+        ]
 
     def describe(self) -> str:
         """The layout for a person: a line, and one for each column."""
@@ -9085,6 +9121,9 @@ class _Layout:
         parts.append(f"decimal {'comma' if self.decimal == ',' else 'point'}")
         parts.append(f"times in {self.zone}" if self.zone else "times with their zone")
         lines = [", ".join(parts), *(column.describe() for column in self.columns.values())]
+        if self.only is not None:
+            column, text = self.only
+            lines.append(f"  only rows with {printable(column)}: {printable(text)}")
         unused = self.unused_names()
         if unused:
             lines.append(f"  not used: {', '.join(printable(name.strip()) for name in unused)}")
@@ -9110,6 +9149,7 @@ class _Layout:
             "decimal": self.decimal,
             "time_zone": self.zone or None,
             "columns": columns,
+            "only": None if self.only is None else dict([self.only]),
             "not_used": self.unused_names(),
             "comment_lines": self.comment_count,
         }
@@ -9279,6 +9319,10 @@ def _found_decimal(
 # --- Readings of a log
 
 
+class _OtherMeter(InvalidValue):
+    """A row of another meter than the one that --only names."""
+
+
 _Numbers = tuple["float | None", "float | None", "float | None"]  # V, A, %
 
 
@@ -9297,7 +9341,10 @@ class _LogReader:
         self.good_count = 0
         self.bad_count = 0
         self.left_out_charges = 0  # below 0 or far above 100 %
-        self.filled_charges = 0  # empty ones of a log that has charges
+        self.filled_charges = 0  # readings that take the charge of the one before
+        self.unknown_powers = 0  # readings without volts or amperes
+        self.other_count = 0  # rows that --only leaves out
+        self._mixed = ""  # what is wrong if rows are of more than one meter
         self.torn_line: int | None = None  # a last line without a newline that reads fine
         self._largest_charge = -1.0  # -1: there was none
         self._comment_count = 0
@@ -9326,6 +9373,9 @@ class _LogReader:
             number, value = row
             try:
                 arrival = arrival_of(number, fields_of(value))
+            except _OtherMeter:
+                self.other_count += 1
+                continue
             except InvalidValue as error:
                 self._count_bad(number, error)
                 number = 0
@@ -9335,7 +9385,13 @@ class _LogReader:
         if number and number == self._source.torn_line and self._layout_is_delimited:
             self.torn_line = number
 
-    def check_charges(self) -> None:
+    def check(self) -> None:
+        """Refuse what only many rows show. Raises InvalidValue."""
+        if self._mixed:
+            raise InvalidValue(self._mixed)
+        self._check_charges()
+
+    def _check_charges(self) -> None:
         """Refuse charges if nothing says whether 1 is full, or one per cent."""
         column = self._charge
         if not column.name or column.unit or column.name == "charge_pct":
@@ -9440,6 +9496,44 @@ class _LogReader:
         needed = [column for column in columns.values() if column.meaning != "charge_pct"]
         self._last_needed = max(needed, key=attrgetter("index"))
         self._times = self._new_times()
+        self._pick_meter()
+
+    def _pick_meter(self) -> None:
+        """Read the rows that --only names, or else note whether they are of several meters."""
+        layout = self.layout
+        fields_of = self._fields
+        if self._options.only is not None:
+            name, wanted = self._options.only
+            index = _Columns(layout.names, (), self._options.has_head).place("--only", name)
+            layout.only = layout.names[index], wanted
+
+            def fields_of_one(row: Any) -> Sequence[Any]:
+                fields = fields_of(row)
+                if index >= len(fields) or _field_text(fields[index]) != wanted:
+                    raise _OtherMeter
+                return fields
+
+            self._fields = fields_of_one
+            return
+        first_texts: dict[int, str] = {}
+        indexes = layout.meter_indexes()
+
+        def fields_of_any(row: Any) -> Sequence[Any]:
+            fields = fields_of(row)
+            for index in indexes:
+                text = _field_text(fields[index]) if index < len(fields) else ""
+                first = first_texts.setdefault(index, text) if text else ""
+                if first != text:
+                    name = layout.names[index].strip()
+                    example = _quoted(f"{name}={first}")
+                    self._mixed = self._mixed or (
+                        f"{printable(name)}: the log has rows of {printable(first)} and of "
+                        f"{printable(text)}: import each into its own meter, with --only {example}"
+                    )
+            return fields
+
+        if indexes:
+            self._fields = fields_of_any
 
     def _new_times(self) -> _LogTimes:
         options = self._options
@@ -9458,7 +9552,7 @@ class _LogReader:
                 times.read(self._joined_time(fields) if column is None else fields[column.index])
             except _Unclear as error:
                 unclear = unclear or f"line {number}: {error}"
-            except InvalidValue:
+            except InvalidValue:  # a bad row, or one of another meter
                 continue
             else:
                 return
@@ -9541,8 +9635,10 @@ class _LogReader:
         elif charge_pct is not None and charge_pct > self._largest_charge:
             self._largest_charge = charge_pct
         needs_charge = charge_pct is None and not self._options.keeps_unknown_charge
-        if needs_charge and self._charge.name and not is_left_out:
+        if needs_charge and not is_left_out:
             self.filled_charges += 1
+        if voltage is None or current is None:
+            self.unknown_powers += 1
         return _Arrival(number, us, voltage, current, charge_pct, False, needs_charge)
 
     def _joined_time(self, fields: Sequence[Any]) -> str:
@@ -9594,6 +9690,11 @@ class _LogReader:
         # mV get e-3 after their digits: that is exact, and a factor of 0.001 is not.
         number = float(f"{found[1]}e{int(found[2] or 0) + column.exponent}")
         return -number if column.is_turned else number
+
+
+def _field_text(value: Any) -> str:
+    """A field that names something, as text; "" if it is empty."""
+    return "" if value is None else str(value).strip()
 
 
 def _is_plain_column(column: _LogColumn) -> bool:
@@ -9658,6 +9759,9 @@ _GAPS_SQL = f"""WITH RECURSIVE leap (us, next_us) AS (
     SELECT sum(next_us - us > :max_gap) FROM leap"""
 
 
+_AHEAD_S = 60.0  # clocks differ by less
+
+
 class _DryRun(Exception):
     """Takes back what a dry run has stored."""
 
@@ -9675,6 +9779,7 @@ class _ImportSums:
     energy_out_wh: float = 0.0
     energy_in_wh: float = 0.0
     gap_count: int = 0
+    ahead_s: float = 0.0  # by which the last reading is dated after now
 
     def add_span(self, arrivals: Sequence[_Arrival]) -> None:
         """Widen the span to these readings."""
@@ -9689,9 +9794,11 @@ class _ImportSums:
 class _Import:
     """One run of `import`: stores a log's readings, and says what it did."""
 
-    def __init__(self, pm: PowerManager, meter_id: str, options: argparse.Namespace) -> None:
+    def __init__(self, pm: PowerManager, meter: PowerMeter, options: argparse.Namespace) -> None:
         self._pm = pm
-        self._meter_id = meter_id
+        self._meter_id = meter.id
+        # Readings without a charge take the one that the meter has, unless nobody knows it.
+        self._passes_charge_on = meter.type in _TYPES_WITH_CHARGE and meter.charge_pct is not None
         self._file: str = options.file
         self._skips_bad: bool = options.skip_bad
         self._is_dry_run: bool = options.dry_run
@@ -9708,6 +9815,7 @@ class _Import:
             has_zone=hasattr(options, "time_zone"),
             time_format=options.time_format or "",
             keeps_unknown_charge=options.unknown_charge,
+            only=options.only,
         )
         self._sums = _ImportSums()
         self._bad_rows: list[tuple[int, str]] = []  # the first ones
@@ -9732,6 +9840,17 @@ class _Import:
             finally:
                 self._end_progress()
         self._count_hidden_bad_rows()
+        if self._reader.good_count:
+            return
+        if self._reader.other_count:
+            raise InvalidValue(
+                "--only {}={}: no row has that".format(*self._log_options.only or ())
+            )
+        if self._reader.bad_count:
+            raise InvalidValue(
+                f"no row can be read ({_counted(self._reader.bad_count, 'bad row')}): nothing was "
+                "stored"
+            )
 
     def result(self, zone: tzinfo | None) -> tuple[dict[str, Any], str]:
         """What was done: for programs, and for a person, in the zone of the log or in this one."""
@@ -9743,6 +9862,8 @@ class _Import:
         left_out_count = sums.refused_count + sums.conflict_count
         there_count = reader.good_count - sums.new_count - left_out_count
         max_gap_s = self._pm.max_gap
+        has_charges = "charge_pct" in reader.layout.columns
+        filled_count = reader.filled_charges * (has_charges or self._passes_charge_on)
         new = _counted(sums.new_count, "new reading")
         bad = _counted(reader.bad_count, "bad row")
         lines = [f"{new}, {there_count} already there, {bad} left out"]
@@ -9766,9 +9887,18 @@ class _Import:
         if reader.left_out_charges:
             charges = _counted(reader.left_out_charges, "charge")
             lines.append(f"{charges} left out: not from 0 to 110 %")
-        if reader.filled_charges:
+        if reader.other_count:
+            rows = _counted(reader.other_count, "row")
+            lines.append(f"{rows} left out by --only")
+        if sums.ahead_s > _AHEAD_S:
+            lines.append(f"the last is dated {shown_duration(sums.ahead_s)} after now")
+        if reader.unknown_powers:
             lines.append(
-                f"{reader.filled_charges} without a charge: each has that of the reading before "
+                f"{reader.unknown_powers} without volts or amperes: their power is unknown"
+            )
+        if filled_count:
+            lines.append(
+                f"{filled_count} without a charge: each has that of the reading before "
                 "(--unknown-charge: none)"
             )
         if reader.repeated_count:
@@ -9794,7 +9924,10 @@ class _Import:
             "gaps": sums.gap_count,
             "max_gap_s": max_gap_s,
             "charges_left_out": reader.left_out_charges,
-            "charges_of_the_reading_before": reader.filled_charges,
+            "charges_of_the_reading_before": filled_count,
+            "unknown_power": reader.unknown_powers,
+            "rows_of_others": reader.other_count,
+            "last_is_ahead_s": sums.ahead_s,
             "times_that_exist_twice": reader.repeated_count,
             "torn_line": reader.torn_line,
             "bad_rows": [{"line": line, "error": error} for line, error in self._bad_rows],
@@ -9811,7 +9944,7 @@ class _Import:
             self._store(first_chunk, lambda: self._pull(rows))
             if self._reader.bad_count and not self._skips_bad:
                 self._refuse_bad_rows("nothing was")
-            self._reader.check_charges()
+            self._reader.check()
             self._count_gaps()
             if self._is_dry_run:
                 raise _DryRun
@@ -9842,8 +9975,10 @@ class _Import:
 
     def _count_gaps(self) -> None:
         """Count the gaps in the span of the log over which no energy is booked."""
-        if self._sums.first_us is None:
+        if self._sums.first_us is None or self._sums.last_us is None:
             return
+        ahead_us = self._sums.last_us - self._pm._now_us()
+        self._sums.ahead_s = max(0, ahead_us) / SECOND_US
 
         def read(conn: sqlite3.Connection) -> int:
             values = {
@@ -9885,8 +10020,7 @@ class _Import:
         self._refuse_bad_batch()
         if not self._pending:
             return
-        if not self._sums.stored_rows:
-            self._reader.check_charges()
+        self._reader.check()
         with self._pm.transaction():
             self._store(self._chunk_of(self._pending), _Chunk)
         self._sums.stored_rows += len(self._pending)
@@ -10375,6 +10509,8 @@ def _run_log(session: _Session) -> str:
         options.charge_pct,
         timestamp=options.timestamp,
     )
+    if options.timestamp is not None:
+        _check_stored(session.pm, reading, options)
     watts = "unknown power"
     if reading.wattage is not None:
         watts = f"{shown_number(reading.wattage)} W"
@@ -10384,6 +10520,26 @@ def _run_log(session: _Session) -> str:
     if meter.type not in _TYPES_WITH_CHARGE:
         charge = ""
     return session.result(reading, f"{_meter_label(meter)}: {watts}{charge}")
+
+
+def _check_stored(pm: PowerManager, reading: PowerReading, options: argparse.Namespace) -> None:
+    """Refuse to say that a reading was stored if the file has none of its time, or another."""
+    us = to_microseconds(reading.timestamp)
+    stored = list(
+        pm.iter_history(reading.meter_id, since=reading.timestamp, until=from_microseconds(us + 1))
+    )
+    if not stored:
+        raise InvalidValue(
+            f"timestamp: nothing is stored at {reading.timestamp}, for prune() has closed that hour"
+        )
+    values = _check_reading(options.voltage, options.current, options.charge_pct)
+    given = _Arrival(0, us, *values, live=False, needs_charge=options.charge_pct is None)
+    if not given.repeats((us, reading.voltage, reading.current_draw, reading.charge_pct)):
+        watts = "unknown" if reading.wattage is None else shown_number(reading.wattage)
+        raise InvalidValue(
+            f"timestamp: nothing is stored, for the meter has another reading ({watts} W) at "
+            f"{reading.timestamp}"
+        )
 
 
 def _run_event(session: _Session) -> str:
@@ -10398,7 +10554,7 @@ def _run_event(session: _Session) -> str:
 def _run_import(session: _Session) -> str:
     options = session.options
     meter = _named_meter(session.pm, options.meter)
-    run = _Import(session.pm, meter.id, options)
+    run = _Import(session.pm, meter, options)
     run.run()
     value, text = run.result(session.zone)
     return session.result(value, text)
@@ -10420,7 +10576,7 @@ def _run_status(session: _Session) -> str | None:
     while True:  # programs and files get one after another
         text = _status(session, session.screen, indent=None)
         print(text if session.options.json else f"{text}\n", flush=True)
-        session.wait(seconds)
+        _wait_for_news(session, seconds)
 
 
 def _status(session: _Session, screen: Screen, indent: int | None = 2) -> str:
@@ -10508,8 +10664,14 @@ def _wait_or_resize(session: _Session, seconds: float, size: os.terminal_size) -
     """Wait that long, or until the terminal has another size."""
     remaining = seconds
     while remaining > 0 and _terminal_size() == size:
-        session.wait(min(remaining, _RESIZE_CHECK_S))
+        _wait_for_news(session, min(remaining, _RESIZE_CHECK_S))
         remaining -= _RESIZE_CHECK_S
+
+
+def _wait_for_news(session: _Session, seconds: float) -> None:
+    """Wait that long. Raises StorageError if the file is gone: it would never show news again."""
+    session.wait(seconds)
+    session.pm._check_place()
 
 
 def _run_devices(session: _Session) -> str:
@@ -10600,7 +10762,7 @@ def _follow_events(session: _Session) -> NoReturn:
                 sequence = number
                 if options.device_id in (None, event.device_id) and event.id not in printed:
                     _print_event(session, event)
-        session.wait(_FOLLOW_CHECK_S)
+        _wait_for_news(session, _FOLLOW_CHECK_S)
 
 
 def _print_event(session: _Session, event: PowerEvent) -> None:
@@ -10816,9 +10978,11 @@ One line is one row. The first 20 bad rows are named, and nothing is stored;
 --skip-bad leaves bad rows out. A time that the clocks skip is a bad row; one
 that exists twice is the first of the two until the times step back. A reading
 that is there is not stored again, so an import can be repeated; one with the
-time of another and other values is counted, and not stored. The summary counts
-gaps over which no energy is booked, and names a last line without a
-newline, whose last value may be cut.
+time of another and other values is counted, and not stored. A log of several
+meters is refused: --only takes the rows of one.
+
+The summary counts gaps over which no energy is booked and readings of unknown
+power, and names a last line without a newline, whose last value may be cut.
 
 A file is stored in one transaction. Standard input is stored in batches, so
 that a pipe can stay open while others write; a batch with a bad row is not
@@ -11058,6 +11222,12 @@ class _PowerCommands:
             "--no-header",
             action="store_true",
             help="the first line has values: --column names columns by number, from 1",
+        )
+        command.add_argument(
+            "--only",
+            metavar="COLUMN=TEXT",
+            type=_parse_only,
+            help="of a log of several meters, the rows that have this text in this column",
         )
         self._add_signs(command, "found")
         command.add_argument(
