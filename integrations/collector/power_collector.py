@@ -78,7 +78,7 @@ from power_manager import (
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["__version__", "main"]
+__all__ = ["Clocks", "__version__", "main"]
 _log = logging.getLogger("power_collector")
 
 # --- Constants --------------------------------------------------------------------------------
