@@ -102,7 +102,7 @@ class IngestResult:
 
     received: int
     stored: int
-    implausible_charges: int
+    implausible_charges: Annotated[int, Field(description="Number of readings")]
 
 
 @dataclass
