@@ -153,14 +153,35 @@ def _not_empty(text: str) -> str:
 def _new_token(options: argparse.Namespace, settings: Settings) -> int:
     tokens = TokenFile(settings.token_file)
     token, grant = tokens.new(options.name, map(Scope, options.scope), options.device)
-    if options.json:
-        print(shown_json({"token": token, **_token_as_json(grant)}))
-        return 0
-    print(token)
-    print_error(
-        f"power-service: token {grant.id} is in {tokens.path}; its text is printed only this once"
-    )
+    try:
+        print(shown_json({"token": token, **_token_as_json(grant)}) if options.json else token)
+        sys.stdout.flush()
+    except BaseException:  # nobody has seen it, and nothing else has its text
+        tokens.revoke(grant.id)
+        raise
+    for text in _doubts(options, settings):
+        print_error(f"power-service: {text}")
+    if not options.json:
+        print_error(
+            f"power-service: token {grant.id} is in {tokens.path}; its text is printed only this "
+            "once"
+        )
     return 0
+
+
+def _doubts(options: argparse.Namespace, settings: Settings) -> Iterator[str]:
+    """What about a new token may be a slip of the pen: a database or devices that are not there."""
+    if settings.is_fleet or settings.tokens is not None:
+        return  # it does not go by a database
+    if not settings.db.exists():
+        yield f"{settings.db}: there is no such database yet: start the service with the same --db"
+        return
+    if options.device:
+        with PowerManager(settings.db) as pm:
+            known = {device.id for device in pm.list_devices()}
+        for device_id in dict.fromkeys(options.device):
+            if device_id not in known:
+                yield f"no device has the id {device_id!r} yet: the token is for that id alone"
 
 
 def _list_tokens(options: argparse.Namespace, settings: Settings) -> int:
