@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import logging
 import os
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -296,8 +298,17 @@ def _with_connections_allowed(settings: Settings) -> Settings:
     return settings.model_copy(update={"max_connections": allowed})
 
 
-def _serve(settings: Settings, announce: Announce, *, signs_in: bool = False) -> int:
-    """Serve; with `signs_in`, the announced address is a link that signs in once, if needed."""
+def _serve(
+    settings: Settings,
+    announce: Announce,
+    *,
+    signs_in: bool = False,
+    at_hard_end: Callable[[], object] | None = None,
+) -> int:
+    """Serve; with `signs_in`, the announced address is a link that signs in once, if needed.
+
+    `at_hard_end` is called where a call still runs when the time for an end is over.
+    """
     # FastAPI takes half a second to import: `token` does without it.
     from power_service.app import create_app
     from power_service.server import make_server, run
@@ -316,6 +327,8 @@ def _serve(settings: Settings, announce: Announce, *, signs_in: bool = False) ->
         announce(url)
 
     server = make_server(settings, guarded, app, announce_page)
+    if at_hard_end is not None:
+        server.at_hard_end = at_hard_end
     # The port before the database: a start that fails must not leave an empty one behind.
     bound = bind(settings.host, settings.port)
     with contextlib.ExitStack() as at_the_end:
@@ -364,7 +377,8 @@ def _serve_demo(options: argparse.Namespace, settings: Settings) -> int:
         try:
             # What it prints is for a person: of the log, only what is wrong.
             with log_to_stderr("power_service", logging.WARNING):
-                return _serve(settings, announce)
+                remove = functools.partial(shutil.rmtree, directory, ignore_errors=True)
+                return _serve(settings, announce, at_hard_end=remove)
         finally:
             demo.stop()
 
