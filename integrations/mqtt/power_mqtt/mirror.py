@@ -116,6 +116,10 @@ class Mirror:
         """Whether the broker holds everything that is wanted."""
         return not self._tickets and not self._waiting
 
+    def waiting_count(self) -> int:
+        """How many topics are to be sent, or are not acknowledged yet."""
+        return len(self._waiting.keys() | set(self._tickets.values()))
+
     def send(self, now: float) -> None:
         """Send what differs and is due, within the window; `now`: seconds of any clock."""
         for topic in list(self._waiting):

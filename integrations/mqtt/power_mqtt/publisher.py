@@ -8,7 +8,6 @@ them; of everything else only the latest counts, and the mirror keeps it.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 
@@ -25,6 +24,7 @@ from power_mqtt.notices import Acknowledged, Arrived, Down, Notice, Up
 from power_mqtt.options import Options
 from power_mqtt.parts import Availability, Look, Part, Said, States, Totals
 from power_mqtt.payloads import OFFLINE, ONLINE
+from power_mqtt.place import Place
 from power_mqtt.suspicion import Suspicion
 
 POLL_SECONDS = 0.2  # between two questions whether the file has changed
@@ -79,7 +79,7 @@ class Publisher:
             meter_name=self._devices.meter_name,
         )
         self.parts = make_parts(pm, options)
-        self._inode = os.stat(options.db).st_ino
+        self._place = Place(options.db)
         self._file_id = pm.file_id
         self._version: int | None = None
         self._is_stale = True  # the file has changed since its devices and meters were read
@@ -216,7 +216,7 @@ class Publisher:
             self._next_poll = now + LOOK_SECONDS
 
     def _poll(self, now: float) -> None:
-        self._check_file()
+        self._place.check()
         version = self._pm.data_version()
         if version != self._version:
             self._check_line()
@@ -238,15 +238,6 @@ class Publisher:
         if has_worked:
             self._is_stale = True  # the part may have a message now
         return has_worked
-
-    def _check_file(self) -> None:
-        path = self._options.db
-        try:
-            if os.stat(path).st_ino == self._inode:
-                return
-        except FileNotFoundError:
-            pass
-        raise MqttError(f"{path} was moved, deleted or replaced: start again on the new file")
 
     def _check_line(self) -> None:
         """A restored backup has another cursor, and other notes of what was published."""
@@ -356,6 +347,10 @@ class Publisher:
     def is_done(self) -> bool:
         """Whether the broker holds everything that it is to hold."""
         return self._mirror.is_done()
+
+    def waiting_count(self) -> int:
+        """How many topics the broker may hold an older value of."""
+        return self._mirror.waiting_count()
 
     def is_offline(self) -> bool:
         """Whether the broker holds at least every `offline`."""

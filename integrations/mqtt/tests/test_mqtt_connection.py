@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from certificates import Authority
-from mosquitto import PATIENCE, Listener, Mosquitto, free_port
+from mosquitto import PATIENCE, Listener, Mosquitto, number_of, reserved_port
 from power_mqtt import connection as module
 from power_mqtt import notices
 from power_mqtt.broker import Broker, broker_of, parse_broker
@@ -67,9 +67,10 @@ def connected(broker: Broker, **options: object) -> Iterator[tuple[Connection, I
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection comes back at once."""
+    """A connection comes back at once, and however slow the machine is, its life was short."""
     monkeypatch.setattr(module, "_FIRST_DELAY", 0.01)
     monkeypatch.setattr(module, "_LAST_DELAY", 0.02)
+    monkeypatch.setattr(module, "_SHORT_SECONDS", 3600.0)
 
 
 # --- Where the broker is
@@ -520,11 +521,59 @@ def test_a_name_that_nobody_has_is_said(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_plain_mqtt_to_a_port_of_nothing_is_refused_in_words() -> None:
     """The reason is the system's."""
-    with connected(Broker("127.0.0.1", free_port())) as (_, inbox):
+    with (
+        reserved_port() as port,
+        connected(Broker("127.0.0.1", number_of(port))) as (_, inbox),
+    ):
         assert until(inbox, Down) == Down("cannot connect: Connection refused")
 
 
+def refuse_filters(sock: socket.socket, greeting: bytes) -> None:
+    """A broker of 3.1.1 that allows no subscription, and then hangs up."""
+    sock.sendall(bytes([0x20, 2, 0, 0]))
+    subscribe = sock.recv(1000)
+    sock.sendall(bytes([0x90, 3, subscribe[2], subscribe[3], 0x80]))
+    sock.shutdown(socket.SHUT_WR)
+
+
+def test_a_filter_that_is_refused_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """And not at every connection: there may be hundreds of both."""
+    with (
+        Impostor(refuse_filters) as strict,
+        connected(Broker("127.0.0.1", strict.port, protocol="3.1.1"), filters=["a/#"]) as (
+            _,
+            inbox,
+        ),
+    ):
+        for _ in range(10):
+            until(inbox, Down)
+    assert caplog.text.count("cannot subscribe to a/#: ") == 1
+
+
+def test_what_is_heard_is_not_said_each_time_if_the_connection_comes_and_goes(
+    broker: Mosquitto, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the connection itself."""
+    caplog.set_level("INFO", "power_mqtt")
+    options = {"filters": ["a/#"], "says_what_it_hears": True}
+    with Listener(broker) as other:
+        other.publish("a/there", b"1", retain=True)
+        with connected(Broker("127.0.0.1", broker.port), **options) as (made, inbox):
+            for _ in range(10):
+                until(inbox, Arrived)  # after the answer to the filter
+                made.drop("test")
+                until(inbox, Down)
+    assert caplog.text.count("listening to a/#") == 3
+
+
 # --- Signals
+
+
+def test_the_end_by_force_comes_within_the_time_that_is_promised() -> None:
+    """What is left of the two seconds is for the end of the process."""
+    hard_end_s = stop_signals(queue.SimpleQueue())._hard_end_s
+    assert hard_end_s is not None
+    assert 1.5 < hard_end_s < notices.END_SECONDS == 2.0
 
 
 @pytest.mark.parametrize(

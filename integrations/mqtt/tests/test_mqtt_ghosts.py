@@ -152,9 +152,12 @@ def test_device_that_another_node_publishes_under_the_id_is_left_alone(scene: Sc
     with Listener(scene.broker, "#") as listener:
         for topic, payload in theirs.items():
             listener.publish(topic, payload, retain=True)
+        # What was retained has come before these.
+        listener.wait(lambda: theirs.keys() <= listener.latest().keys())
+        before = len(listener.of("power/edge/energy"))
         with scene.bridge():
-            # The mark of this bridge in its energy message is new: it has heard everything.
-            listener.wait(lambda: listener.of("power/edge/energy"))
+            # It publishes the counters once it has heard everything.
+            listener.wait(lambda: len(listener.of("power/edge/energy")) > before)
             scene.pm.log_power(scene.pack, 20.0, 1.0)
             state = TOPICS.state("edge", scene.pack)
             listener.wait(lambda: b'"voltage":20.0' in listener.latest().get(state, b""))

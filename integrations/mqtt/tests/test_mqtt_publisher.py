@@ -4,10 +4,12 @@ clock of the test.
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from power_mqtt import publish
 from power_mqtt.mirror import REFUSED_SECONDS
 from power_mqtt.notices import Acknowledged, Arrived, Down, Ticket, Up
 from power_mqtt.options import Options
@@ -215,3 +217,23 @@ def test_the_last_words_are_offline_for_every_device_and_the_bridge(bridge: Brid
     bridge.take()
     assert bridge.publisher.is_offline()
     assert bridge.publisher.is_done()
+
+
+class Silent:
+    """A connection to a broker that acknowledges nothing."""
+
+    def is_up(self) -> bool:
+        """It is not known to have ended."""
+        return True
+
+
+def test_what_the_broker_has_not_taken_at_the_end_is_said(
+    bridge: Bridge, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In topics: until the next start the broker shows what it had."""
+    monkeypatch.setattr(publish, "END_SECONDS", 0.0)
+    sent = bridge.come_up()
+    publish._say_goodbye(bridge.publisher, Silent(), queue.SimpleQueue())  # type: ignore[arg-type]
+    count = len(set(sent))
+    (said,) = caplog.messages
+    assert said.startswith(f"{count} topics may show an older value until the next start: ")

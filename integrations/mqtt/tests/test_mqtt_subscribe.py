@@ -5,6 +5,8 @@ and whole.
 from __future__ import annotations
 
 import json
+import os
+import queue
 import random
 import signal
 import time
@@ -13,10 +15,12 @@ from pathlib import Path
 
 import pytest
 from mosquitto import PATIENCE, Listener, Mosquitto
+from power_mqtt import subscribe
 from power_mqtt.intake import Intake
 from power_mqtt.mapping import load_map, parse_map
-from power_mqtt.notices import Arrived
+from power_mqtt.notices import Arrived, Inbox, Notice, Stop
 from power_mqtt.sniff import Heard, propose
+from power_mqtt.subscribe import Asker, Pace, run_intake
 from world import bridge, power_mqtt
 
 from power_manager import PowerManager, PowerReading
@@ -230,6 +234,27 @@ def test_more_messages_than_a_broker_sends_ahead_all_come(
         wait_until(lambda: len(history(db)["buoy/battery"]) == 100)
 
 
+def test_another_file_in_its_place_ends_the_subscriber(
+    db: Path, broker: Mosquitto, tmp_path: Path, timed: Path
+) -> None:
+    """A supervisor starts it again on the new one, which then has what the old one cannot take."""
+    words = arguments(db, broker, timed, "--commit-every", "0.05s")
+    payload = {"t": 1_700_000_000, "v": 12, "a": 1, "soc": 80}
+    with Listener(broker) as device:
+        with bridge(*words, log=tmp_path / "log") as running:
+            running.wait_for("listening")
+            with PowerManager(tmp_path / "other.db"):
+                pass
+            os.replace(tmp_path / "other.db", db)
+            device.publish("site/buoy/power", json.dumps(payload).encode())
+            assert running.wait() == 1
+        assert running.log().endswith(
+            f"power-mqtt: {db} was moved, deleted or replaced: start again on the new file\n"
+        )
+        with bridge(*words, log=tmp_path / "again"):
+            wait_until(lambda: history(db).get("buoy/battery"))
+
+
 def test_a_gx_device_is_asked_to_go_on(db: Path, broker: Mosquitto, tmp_path: Path) -> None:
     """At once where its portal is named, else once one of its topics has come."""
     words = arguments(db, broker, "victron", "--set", "portal=c0ffee")
@@ -371,6 +396,50 @@ def test_a_lost_connection_neither_loses_nor_doubles(db: Path, tmp_path: Path) -
     assert "6 repeated" in (tmp_path / "log").read_text()
 
 
+class Away:
+    """A connection to a broker that is away; what happens when it is asked the nth time."""
+
+    def __init__(self, happens: dict[int, Callable[[], object]]) -> None:
+        self._happens = happens
+        self._count = 0
+
+    def is_up(self) -> bool:
+        """Never, and once a turn of the program's loop."""
+        self._count += 1
+        self._happens.get(self._count, lambda: None)()
+        return False
+
+
+def test_a_file_that_cannot_be_written_is_said_once_each_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tries every few seconds for a week would fill the rest of the disk.
+
+    A table that is gone stands for a disk without room.
+    """
+    monkeypatch.setattr(subscribe, "_RETRY_S", 0.0)
+    inbox: Inbox[Notice] = queue.SimpleQueue()
+    with PowerManager(tmp_path / "power.db") as pm:
+        maps = [load_map("tasmota")]
+        intake = Intake(pm, maps, acknowledge=lambda _: None)
+
+        def fill(name: str) -> None:
+            inbox.put(Arrived(f"tele/{name}/SENSOR", b'{"ENERGY": {"Power": 1}}', False))
+            with pm.connection() as conn:
+                conn.execute("ALTER TABLE mqtt_sources RENAME TO elsewhere")
+
+        def empty() -> None:
+            with pm.connection() as conn:
+                conn.execute("ALTER TABLE elsewhere RENAME TO mqtt_sources")
+
+        fill("one")
+        happens = {5: empty, 6: lambda: fill("two"), 10: empty, 11: lambda: inbox.put(Stop(0))}
+        pace, asker = Pace(0.0, 0.0), Asker(maps, {}, lambda *_: None)
+        assert run_intake(intake, Away(happens), inbox, pace, asker) == 0  # type: ignore[arg-type]
+        assert {meter.device_id for meter in pm.list_meters()} == {"one", "two"}
+    assert caplog.text.count("not stored yet, trying again") == 2
+
+
 def test_a_value_out_of_bounds_costs_that_reading_only(caplog: pytest.LogCaptureFixture) -> None:
     """It is counted and said once, with the bounds."""
     with PowerManager(":memory:") as pm:
@@ -448,7 +517,7 @@ def test_a_proposed_map_works_on_what_it_was_made_of(
     """What sniff prints, subscribe takes, and the values are in the file."""
     with Listener(broker) as device:
         with bridge(
-            "sniff", "--broker", broker.url, "#", "--for", "30", log=tmp_path / "sniffed"
+            "sniff", "--broker", broker.url, "#", "--for", "1h", log=tmp_path / "sniffed"
         ) as sniffing:
             sniffing.wait_for("listening")
             for topic, payload in TRAFFIC:
