@@ -153,7 +153,8 @@ class Watch:
         meters = {
             meter.id: meter
             for meter in self._pm.list_meters()
-            if self._rules.include(meter.device_id)
+            # One of a device that was registered in between is seen at the next look.
+            if meter.device_id in devices and self._rules.include(meter.device_id)
         }
         events = self._follower.pending(_MOST_EVENTS)
         changes.is_cut = len(events) == _MOST_EVENTS

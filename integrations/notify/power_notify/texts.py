@@ -192,7 +192,10 @@ def _what_is_left(pm: PowerManager, meter: PowerMeter) -> str:
     watts = meter.wattage
     if watts is not None and watts < 0:
         return f"{left}; it is charging with {shown_number(-watts)} W."
-    hours = pm.estimate_runtime(meter.device_id, window_minutes=_RUNTIME_WINDOW_MIN)
+    try:
+        hours = pm.estimate_runtime(meter.device_id, window_minutes=_RUNTIME_WINDOW_MIN)
+    except NotFound:  # it was deleted in this moment
+        hours = None
     if hours is None:
         return f"{left}; for how long is not known."
     return f"{left}; the device's batteries last about {shown_duration(hours * 3600)} at this load."

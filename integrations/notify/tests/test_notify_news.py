@@ -32,6 +32,25 @@ def test_an_alert_is_told_once_and_its_end_too(world: World, http: HttpEnd) -> N
     assert [post.severity for post in http.posts] == ["warning", "failure", "success"]
 
 
+def test_a_device_that_is_registered_during_a_look_is_seen_at_the_next(
+    world: World, http: HttpEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its meter is in the list of meters, and it is not yet in that of devices."""
+    notifier = world.notifier(http.url, silent_s=60.0)
+    list_meters = world.pm.list_meters
+
+    def register_first(*arguments: object) -> object:
+        monkeypatch.undo()
+        world.pm.register_device("late", "Late")
+        world.pm.log_power(world.pm.add_meter("late", "battery").id, 3.4, 0.5, 4.0)
+        return list_meters()
+
+    monkeypatch.setattr(world.pm, "list_meters", register_first)
+    tell(notifier)
+    tell(notifier)
+    assert http.titles == ["Battery critical: Late - 4 %"]
+
+
 def test_what_happened_before_the_first_start_is_not_told(world: World, http: HttpEnd) -> None:
     """A new follower begins with what comes, and with alerts that stand."""
     world.log(4.0)
