@@ -99,6 +99,8 @@ class Intake:
             if arrived.is_retained and measured.at_us is None:
                 self.counts["retained"] += 1  # its age is unknown
                 continue
+            if measured.left_out:
+                self._leave_out("not plausible", arrived.topic, measured.left_out)
             for reading in self._joiner.add(measured, message, now_s, wall_us):
                 self._keep(reading, now_s)
         if problems:

@@ -35,6 +35,7 @@ FIELDS = ("voltage", "current", "power", "charge")
 DEFAULT_JOIN_S = 2.0
 DEFAULT_MAX_AGE_S = 60.0
 MOST_PAYLOAD = 65_536  # bytes: what is longer is no measured value
+MOST_CHARGE_PCT = 110.0  # a gauge may say a little more than full; -1 and 255 say "unknown"
 
 _UNITS = {
     "voltage": {"V": 1.0, "mV": 1e-3, "kV": 1e3},
@@ -82,12 +83,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a message says of a meter, in V, A, W and %; None in `values`: it says "unknown"."""
+    """What a message says of a meter, in V, A, W and %; None in `values`: it says "unknown".
+
+    left_out: which value is not plausible, and why; it is None in `values`. "": all are.
+    """
 
     source: Source
     values: Mapping[str, float | None]
     at_us: int | None  # None: it has no time
     entry: Entry
+    left_out: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +145,13 @@ class Entry:
                 values[name] = _scaled(name, found, value.factor)
         if not values:
             raise NoMeaning("it has none of the map's values")
+        left_out = ""
+        charge_pct = values.get("charge")
+        if charge_pct is not None and not 0 <= charge_pct <= MOST_CHARGE_PCT:
+            left_out = f"charge: expected 0 to {MOST_CHARGE_PCT:g} %, got {charge_pct:g}"
+            values["charge"] = None
         at_us = None if self.time is None else self._time(document)
-        return Measured(self._source(parts), values, at_us, self)
+        return Measured(self._source(parts), values, at_us, self, left_out)
 
     def _source(self, parts: Mapping[str, str]) -> Source:
         device_id = _filled(self.device, parts)

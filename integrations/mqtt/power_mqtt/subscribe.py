@@ -237,6 +237,8 @@ def _print_arrived(maps: Sequence[Map], joiner: Joiner, arrived: Arrived) -> Non
                 continue
             if measured is None or (arrived.is_retained and measured.at_us is None):
                 continue
+            if measured.left_out:
+                _log.warning("not plausible: %s: %s", printable(arrived.topic), measured.left_out)
             now_s = time.monotonic()
             _print_readings(joiner.add(measured, Message(None), now_s, now_us(time.time())))
 

@@ -396,6 +396,26 @@ def test_a_lost_connection_neither_loses_nor_doubles(db: Path, tmp_path: Path) -
     assert "6 repeated" in (tmp_path / "log").read_text()
 
 
+@pytest.mark.parametrize("charge_pct", [-1, 110.5, 255])
+def test_a_charge_that_cannot_be_is_left_out(
+    charge_pct: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So gauges say that they do not know it: the last one stays, and nobody is alarmed."""
+    with PowerManager(":memory:") as pm:
+        intake = Intake(pm, [parse_map(TIMED, "m")], acknowledge=lambda _: None)
+        for number, soc in enumerate((50, charge_pct, charge_pct, 105)):
+            payload = {"t": 1_700_000_000 + number, "v": 12, "a": 1, "soc": soc}
+            take(intake, "site/buoy/power", json.dumps(payload).encode())
+        intake.commit()
+        (meter,) = pm.list_meters()
+        charges = [reading.charge_pct for reading in pm.iter_history(meter.id)]
+        assert charges == [50.0, 50.0, 50.0, 100.0]
+        assert pm.events_since(0) == []
+    assert intake.counts["not plausible"] == 2
+    said = f"not plausible: site/buoy/power: charge: expected 0 to 110 %, got {charge_pct:g}"
+    assert caplog.text.count(said) == 1
+
+
 class Away:
     """A connection to a broker that is away; what happens when it is asked the nth time."""
 
