@@ -95,7 +95,7 @@ class Notifier:
             return None
         if self._is_quiet() and worst_severity(items) != CRITICAL:
             return None
-        return compose(self._pm, items, self._timing.zone)
+        return compose(self._pm, items, self._timing.zone, self._clocks.wall())
 
     def settle(self, wait_s: float = 0.0) -> None:
         """Note which messages were taken; wait at most so long for those being sent.

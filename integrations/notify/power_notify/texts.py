@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 
 from power_manager import (
+    SECOND_US,
     AlertLevel,
     MeterType,
     NotFound,
@@ -17,6 +18,7 @@ from power_manager import (
     shown_duration,
     shown_number,
     shown_time,
+    to_microseconds,
 )
 from power_notify.news import ALERT_LEVELS, BACK, RECOVERED, SILENT, threshold_of
 from power_notify.store import Item
@@ -82,8 +84,11 @@ def _over(items: Sequence[Item]) -> set[int]:
     return over
 
 
-def compose(pm: PowerManager, items: Sequence[Item], zone: tzinfo | None) -> Message:
-    """One message about at least one item: the worst comes first, times are in `zone`."""
+def compose(pm: PowerManager, items: Sequence[Item], zone: tzinfo | None, now_s: float) -> Message:
+    """One message about at least one item: the worst comes first, times are in `zone`.
+
+    now_s: the time of the message, in epoch seconds.
+    """
     last_sequence = max(item.sequence for item in items)
     over = _over(items)
     told = sorted(
@@ -93,9 +98,10 @@ def compose(pm: PowerManager, items: Sequence[Item], zone: tzinfo | None) -> Mes
     titles = [f"{_title(item)} (over)" if item.sequence in over else _title(item) for item in told]
     title = titles[0]
     if len(told) == 1:
-        text = _text(pm, told[0], zone)
+        text = _text(pm, told[0], zone, now_s)
     elif len(told) <= _MOST_IN_FULL:
-        text = "\n\n".join(f"{head}\n{_text(pm, item, zone)}" for head, item in zip(titles, told))
+        pairs = list(zip(titles, told))
+        text = "\n\n".join(f"{head}\n{_text(pm, item, zone, now_s)}" for head, item in pairs)
     else:
         pairs = list(zip(titles, told))[:_MOST_LINES]
         lines = [f"{_minute(item.at, zone)}  {head}" for head, item in pairs]
@@ -143,7 +149,7 @@ def _level_word(item: Item) -> str:
     return f"still {level}" if item.is_reminder else level
 
 
-def _text(pm: PowerManager, item: Item, zone: tzinfo | None) -> str:
+def _text(pm: PowerManager, item: Item, zone: tzinfo | None, now_s: float) -> str:
     """The device and meter, since when, how much is left, for how long, and the last reading."""
     meter = _present_meter(pm, item)
     lines = [_where(item), _when(item, meter, zone)]
@@ -154,7 +160,7 @@ def _text(pm: PowerManager, item: Item, zone: tzinfo | None) -> str:
         return "\n".join(lines)
     if meter is not None:
         if _is_about_charge(item):
-            lines.append(_what_is_left(pm, meter))
+            lines.append(_what_is_left(pm, meter, now_s))
         lines.append(_last_reading(meter, zone))
     elif item.meter_id is not None:
         lines.append("The meter has been deleted since.")
@@ -184,11 +190,16 @@ def _when(item: Item, meter: PowerMeter | None, zone: tzinfo | None) -> str:
     return f"{_charge(item.value)}, {level} since {at} (at or below {limit})."
 
 
-def _what_is_left(pm: PowerManager, meter: PowerMeter) -> str:
+def _what_is_left(pm: PowerManager, meter: PowerMeter, now_s: float) -> str:
     left = f"Left: {_left(meter.charge_pct)}"
     if meter.capacity_wh > 0 and meter.charge_pct is not None:
         left_wh = meter.capacity_wh * meter.charge_pct / 100
         left += f", {shown_number(left_wh)} of {shown_number(meter.capacity_wh)} Wh"
+    age_s = (
+        0.0 if meter.updated_at is None else now_s - to_microseconds(meter.updated_at) / SECOND_US
+    )
+    if age_s > pm.max_gap:
+        return f"{left}, as it was {shown_duration(age_s)} ago; how it is now is not known."
     watts = meter.wattage
     if watts is not None and watts < 0:
         return f"{left}; it is charging with {shown_number(-watts)} W."

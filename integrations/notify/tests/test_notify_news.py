@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from ends import HttpEnd
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from power_notify.news import check_devices
 from power_notify.store import Store
@@ -391,7 +391,7 @@ def test_a_restore_makes_nobody_silent(world: World, http: HttpEnd, tmp_path: Pa
 # --- Properties
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(
     steps=st.lists(
         st.one_of(
