@@ -193,6 +193,7 @@ __all__ = [
     "sigterm_as_exit",
     "text_width",
     "to_microseconds",
+    "unknown_id",
 ]
 _log = logging.getLogger("power_manager")
 
@@ -5642,6 +5643,21 @@ def nearest(text: str, known: Iterable[str]) -> str:
     return f": did you mean {offered}?" if offered else ""
 
 
+def unknown_id(kind: str, id_: str, known: Iterable[str], remedy: str = "") -> NotFound:
+    """The error for an id that nothing has, which offers the nearest of the known ones.
+
+    `kind` is "device", "meter", or another word for what was meant. `remedy` ends the text where
+    no known id is near: what to do then, such as ": make it with the command `register`".
+
+    >>> raise unknown_id("device", "edge-01", ["edge-001", "barn"])
+    Traceback (most recent call last):
+    ...
+    power_manager.NotFound: no device has the id 'edge-01': did you mean edge-001?
+    """
+    hint = nearest(id_, known) or remedy
+    return NotFound(f"no {kind} has the id {id_!r}{hint}", kind, id_)
+
+
 def _read_number(text: str) -> int | float | None:
     """Text as a finite number, and never -0.0; None if it is not one."""
     if "_" in text:  # Python would take 1_0 for 10
@@ -5835,9 +5851,9 @@ def _in_zone(local: datetime, zone: tzinfo | None) -> datetime:
 
 # How each shell loads its script.
 _LOADING = """
-  bash: eval "$({0} completion bash)"    in ~/.bashrc
-  zsh:  eval "$({0} completion zsh)"     in ~/.zshrc, after compinit
-  fish: {0} completion fish | source     in ~/.config/fish/config.fish"""
+bash: eval "$({0} bash)"    in ~/.bashrc
+zsh:  eval "$({0} zsh)"     in ~/.zshrc, after compinit
+fish: {0} fish | source     in ~/.config/fish/config.fish"""
 
 
 def completion_script(parser: CommandParser, shell: str, installed: str) -> str:
@@ -6046,6 +6062,25 @@ def _function_name(installed: str) -> str:
 _COMPLETIONS = {"bash": _bash_completion, "zsh": _zsh_completion, "fish": _fish_completion}
 
 
+class _PrintCompletion(argparse.Action):
+    """The option that prints a shell's script and exits, before anything is found missing."""
+
+    def __init__(self, *args: Any, installed: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.installed = installed
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        assert isinstance(parser, CommandParser)
+        print(completion_script(parser, values, self.installed))
+        parser.exit()
+
+
 # --- Commands and options
 
 
@@ -6228,8 +6263,12 @@ class CommandParser(argparse.ArgumentParser):
     def add_help_commands(self, installed: str) -> None:
         """Add the commands `help` and `completion`, which parse_args obeys, after all others.
 
-        `installed` is the name of the program whose words the shells complete.
+        `installed` is the name of the program whose words the shells complete. A program without
+        commands has --help; it gets the option --completion, which also prints and exits.
         """
+        if not self.commands:
+            self._add_completion_option(installed)
+            return
         first = next(iter(self.commands))
         text = "show what a command does, with an example"
         command = self.add_command("help", None, text, examples=["", first], group="help")
@@ -6242,11 +6281,26 @@ class CommandParser(argparse.ArgumentParser):
         command = self.add_command(
             "completion", None, text, examples=list(_COMPLETIONS), group="help"
         )
-        command.description = f"{command.description}\n{_LOADING.format(installed)}"
+        loading = _LOADING.format(f"{installed} completion").replace("\n", "\n  ")
+        command.description = f"{command.description}\n{loading}"
         shells = list(_COMPLETIONS)
         command.add_argument("shell", metavar="SHELL", choices=shells, help=", ".join(shells))
         command.set_defaults(
             _show=lambda options: completion_script(self, options.shell, installed)
+        )
+
+    def _add_completion_option(self, installed: str) -> None:
+        shells = list(_COMPLETIONS)
+        loading = _LOADING.format(f"{installed} --completion")
+        self.add_argument_group("completion", loading.strip()).add_argument(
+            "--completion",
+            action=_PrintCompletion,
+            installed=installed,
+            metavar="SHELL",
+            choices=shells,
+            default=argparse.SUPPRESS,
+            help="print a script with which a shell completes the options, and exit: "
+            f"{', '.join(shells)}",
         )
 
     def _help_of(self, topic: str | None) -> str:
@@ -6419,14 +6473,15 @@ def settings_table(parser: CommandParser) -> str:
     """The options and environment variables of a program, as a table in Markdown for its README.
 
     Of each the option, the commands that have it (where there are commands), the variable, the
-    default, and what it means; --help and --version are left out.
+    default, and what it means; --help, --version and --completion are left out.
     """
     commands_of: dict[_Documented, list[str]] = {}
     owners = _all_parsers(parser)
     for command, owner in owners.items():
         for action in owner._actions:
             is_shown = action.help is not argparse.SUPPRESS
-            if action.option_strings and is_shown and action.dest not in ("help", "version"):
+            explains = action.dest in ("help", "version") or isinstance(action, _PrintCompletion)
+            if action.option_strings and is_shown and not explains:
                 commands_of.setdefault(_Documented.of(owner, action), []).append(command)
     for command, owner in owners.items():
         for name, default, text in owner._variables:
@@ -9877,19 +9932,28 @@ def _open_private(path: str) -> Any:
 _PROGRAM = "power-manager"  # its installed name
 
 
+def _meter_names(meter: PowerMeter) -> tuple[str, str | None, str]:
+    """What a person may name a meter by, each if the one before names none."""
+    by_name = f"{meter.device_id}/{meter.name}" if meter.name else None
+    return meter.id, by_name, f"{meter.device_id}/{meter.type}"
+
+
 def _named_meter(pm: PowerManager, name: str) -> PowerMeter:
     """The meter with that id, or that is device/name, or device/type where that is one meter."""
     meters = pm.list_meters()
-    for form in ("{0.id}", "{0.device_id}/{0.name}", "{0.device_id}/{0.type}"):
-        found = [meter for meter in meters if form.format(meter) == name]
+    all_names = [_meter_names(meter) for meter in meters]
+    for names in zip(*all_names):
+        found = [meter for meter, known in zip(meters, names) if known == name]
         if len(found) == 1:
             return found[0]
         if found:
             ids = ", ".join(meter.id for meter in found)
             raise NotFound(f"{name!r} names {len(found)} meters: give the id of one: {ids}")
-    labels = [f"{meter.device_id}/{meter.name or meter.type}" for meter in meters]
-    hint = nearest(name, labels) or ": the command `meters` lists them"
-    raise NotFound(f"no meter has the id or the device/name {name!r}{hint}")
+    known = [f"{meter.device_id}/{meter.name or meter.type}" for meter in meters]
+    if not any(label.casefold().startswith(name.casefold()) for label in known):
+        known += filter(None, chain.from_iterable(all_names))
+    hint = nearest(name, known) or ": the command `meters` lists them"
+    raise NotFound(f"no meter has the id or the device/name {name!r}{hint}", "meter", name)
 
 
 def _number_or_unknown(text: str) -> int | float | None:
@@ -10315,12 +10379,12 @@ def _run_devices(session: _Session) -> str:
 
 def _run_meters(session: _Session) -> str:
     meters = session.pm.list_meters(session.options.device_id)
+    if not meters and session.options.device_id is not None:
+        session.pm.get_device(session.options.device_id)  # raises NotFound if it is unknown
     if session.options.json:
         return shown_json([_meter_values(meter) for meter in meters])
     if session.options.wide:
         return _full_table(meters, ["wattage", "state"])
-    if not meters and session.options.device_id is not None:
-        session.pm.get_device(session.options.device_id)  # raises NotFound if it is unknown
     stale_s = _stale_seconds(session.pm)
     return _meters_text(meters, session.pm._now_us(), stale_s, session.screen)
 
@@ -10404,7 +10468,7 @@ def _run_budget(session: _Session) -> str:
     budgets = session.pm.power_budget_check(ids)
     for id_, budget in budgets.items():
         if "error" in budget:
-            budget["error"] = _no_device(id_)
+            budget["error"] = str(_no_device(id_, session.pm))
             session.exit_code = 1
             if not session.options.json:
                 print_error(f"{_PROGRAM}: {budget['error']}")
@@ -11055,9 +11119,10 @@ def _database_of(command: str, db: str | None) -> Path:
     return path
 
 
-def _no_device(id_: str, known: Iterable[DeviceRecord] = ()) -> str:
-    hint = nearest(id_, [device.id for device in known])
-    return f"no device has the id {id_!r}{hint or ': make it with the command `register`'}"
+def _no_device(id_: str, pm: PowerManager) -> NotFound:
+    """The library's error for an unknown device in the words of the command line."""
+    known = [device.id for device in pm.list_devices()]
+    return unknown_id("device", id_, known, ": make it with the command `register`")
 
 
 def _run(
@@ -11087,8 +11152,7 @@ def _run_command(
         except NotFound as error:
             if error.kind != "device":
                 raise
-            # In the words of the command line.
-            raise NotFound(_no_device(error.id, pm.list_devices())) from error
+            raise _no_device(error.id, pm) from error
     if text is not None:
         print(text)
     return session.exit_code
