@@ -18,7 +18,7 @@ from mosquitto import Listener, Mosquitto, number_of, reserved_port
 from power_mqtt import __version__
 from world import PYTHONPATH, Bridge, bridge, power_mqtt
 
-from power_manager import PowerManager, PowerMeter
+from power_manager import PowerManager, PowerMeter, not_installed
 
 
 @pytest.fixture
@@ -596,7 +596,7 @@ def test_without_paho_it_says_what_to_install(
     monkeypatch.setenv("POWER_MANAGER_DB", str(db))
     ran = without_paho(*words, "--broker", "mqtt://127.0.0.1")
     assert ran.returncode == 1
-    assert ran.stderr == "power-mqtt: paho-mqtt is not installed: pip install '.[mqtt]'\n"
+    assert ran.stderr == f"power-mqtt: {not_installed('paho.mqtt.client', 'mqtt')}\n"
 
 
 def test_what_needs_no_broker_needs_no_paho(pm: PowerManager, db: Path) -> None:

@@ -17,13 +17,12 @@ from power_manager import (
     AlertLevel,
     DeviceRecord,
     MeterType,
-    NotFound,
     PowerEvent,
     PowerEventType,
     PowerManager,
     PowerMeter,
-    nearest,
     to_microseconds,
+    unknown_id,
 )
 from power_notify.errors import NotifyError
 from power_notify.store import Item, Silence, Standing, State, Store
@@ -333,10 +332,7 @@ def check_devices(pm: PowerManager, device_ids: Iterable[str]) -> None:
     known = [device.id for device in pm.list_devices()]
     for device_id in device_ids:
         if device_id not in known:
-            hint = nearest(device_id, known) or ": the file has no such device"
-            raise NotFound(
-                f"--device: no device has the id {device_id!r}{hint}", "device", device_id
-            )
+            raise unknown_id("device", device_id, known, ": name one that the file has")
 
 
 def _item_of(kind: str, meter: PowerMeter, device: DeviceRecord) -> Item:

@@ -24,7 +24,7 @@ from power_notify.notifier import END_WITHIN_S, follow
 from world import World
 
 import power_manager
-from power_manager import PowerManagerError, StopSignals, StorageError
+from power_manager import PowerManagerError, StopSignals, StorageError, not_installed
 
 PART = Path(__file__).resolve().parents[1]
 README = (PART / "README.md").read_text(encoding="utf-8")
@@ -261,7 +261,10 @@ def test_errors_are_one_line_and_1(
             ["--db", missing, "--to", http.url],
             "no such file: name the file of the readings with --db",
         ),
-        (["--device", "gate-1", "--to", http.url], "--device: "),
+        (
+            ["--device", "gate-1", "--to", http.url],
+            "no device has the id 'gate-1': did you mean gate-01",
+        ),
         (["--to-file", missing], "No such file or directory"),
     ):
         code, out, err = run(world, capsys, *words)
@@ -269,6 +272,26 @@ def test_errors_are_one_line_and_1(
         assert err.startswith("power-notify: ")
         assert message in err
     assert not Path(missing).exists()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete_its_options(
+    shell: str, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a script that is printed whatever else is missing on the line."""
+    code, script, err = run(world, capsys, "--completion", shell)
+    assert (code, err) == (0, "")
+    assert script == power_manager.completion_script(cli._parser(), shell, "power-notify") + "\n"
+    assert "quiet-hours" in script
+
+
+def test_its_help_says_how_a_shell_loads_what_completes_its_options(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line for each shell."""
+    code, out, _ = run(world, capsys, "--help")
+    assert code == 0
+    assert 'eval "$(power-notify --completion bash)"' in out
 
 
 def test_repeat_without_a_time_is_an_hour() -> None:
@@ -290,7 +313,7 @@ def test_a_missing_apprise_is_said_in_one_line(world: World, tmp_path: Path) -> 
         check=False,
     )
     assert ended.returncode == 1
-    assert ended.stderr == ("power-notify: apprise is not installed: pip install '.[notify]'\n")
+    assert ended.stderr == f"power-notify: {not_installed('apprise', 'notify')}\n"
 
 
 # --- Running
