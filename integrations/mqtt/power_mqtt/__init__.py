@@ -15,6 +15,7 @@ The file to a broker:
     energies    the energy messages; counters: they only go up; energy: from the file; sums: kept
     discovery   Home Assistant's
     mirror      what the broker retains; known: the topics of it that are in the file
+    ghosts      what a killed broker shows again; others: devices that another node publishes too
 
 MQTT devices into the file:
 

@@ -6,7 +6,7 @@ Memory is one entry a topic, however long the broker is away: newer values repla
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from power_mqtt.notices import WINDOW, Ticket
@@ -65,6 +65,14 @@ class Mirror:
         else:
             entry.wanted = message
         self._waiting.setdefault(message.topic)
+
+    def drop(self, topics: Iterable[str]) -> None:
+        """Leave these topics to somebody else from now on."""
+        for topic in topics:
+            self._waiting.pop(topic, None)
+            entry = self._entries.pop(topic, None)
+            if entry is not None and entry.ticket is not None:
+                del self._tickets[entry.ticket]  # it is on its way, and its answer means nothing
 
     def topics(self) -> set[str]:
         """The topics that are to hold something."""

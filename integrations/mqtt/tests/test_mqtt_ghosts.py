@@ -165,6 +165,27 @@ def test_device_that_another_node_publishes_under_the_id_is_left_alone(scene: Sc
     assert {topic: found.get(topic) for topic in theirs} == theirs
 
 
+def test_device_that_has_moved_to_another_node_is_left_there(scene: Scene) -> None:
+    """When it is deleted here, while both publish; only the state of its own meter goes."""
+    theirs = {
+        ENERGY: json.dumps(
+            {"consumption_wh": 5.0, "meters": {}, "file_id": "theirs", "counter_revision": 1}
+        ).encode(),
+        CONFIG: b'{"device": {"name": "Gate"}}',
+    }
+    state = TOPICS.state("gate", scene.gate)
+    with scene.bridge() as running, Listener(scene.broker, "#") as listener:
+        scene.wait(scene.is_whole)
+        for topic, payload in theirs.items():
+            listener.publish(topic, payload, retain=True)
+        scene.pm.delete_device("gate")
+        scene.wait(lambda found: state not in found)
+        running.wait_for("another node publishes this device too")
+        running.end()
+    found = scene.retained()
+    assert {topic: found.get(topic) for topic in theirs} == theirs
+
+
 # --- What is cleared again
 
 
