@@ -178,6 +178,7 @@ __all__ = [
     "parse_number",
     "parse_time",
     "parse_zone",
+    "plausible_charge",
     "print_error",
     "printable",
     "program_name",
@@ -844,6 +845,24 @@ def _check_volts_or_amperes(name: str, value: Any, unit: str) -> float | None:
     if value is None:
         return None
     return check_number(name, value, -_MAX_ELECTRICAL, _MAX_ELECTRICAL, unit)
+
+
+_MOST_CHARGE_PCT = 110.0  # a gauge may say a little more than full
+
+
+def plausible_charge(charge_pct: float | None) -> float | None:
+    """What a gauge means by a number: percent from 0 to 100, or None where it knows none.
+
+    100 to 110 is full, for gauges overshoot a little. Below 0 and above 110 is no charge: gauges
+    say -1 or 255 for one that they do not know, and clamped to 0 it would be a critical alert. For
+    whatever takes numbers from devices; log_power() clamps, because its caller knows them.
+
+    >>> [plausible_charge(number) for number in (82.5, 100.4, -1, 255, None)]
+    [82.5, 100.0, None, None, None]
+    """
+    if charge_pct is None or not 0.0 <= charge_pct <= _MOST_CHARGE_PCT:
+        return None
+    return min(charge_pct, 100.0)
 
 
 def _check_reading(
@@ -3379,7 +3398,7 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
     What is written gets the name `path` when the block ends, and is on the disk then. If the block
     raises, or the disk is full, what was there before stays. Meanwhile the file has a hidden name
     in the same directory, where only its owner can read it. A symbolic link to a file is replaced,
-    not followed; a device, a pipe and a directory are refused. `mode` is the permissions' bits; by
+    not followed; a device, a pipe, a directory and /dev/stdout are refused. `mode` is the permissions' bits; by
     default those of the earlier file, or 0o600. Where root writes, the file belongs to the owner of
     the earlier one, or else of the directory, so that a program that is not root can go on reading
     it. Two writers at once: the last one wins. Raises InvalidValue, StorageError, and what the
@@ -3387,7 +3406,7 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
     """
     target = Path(os.path.abspath(_check_path("path", path)))
     unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    if target.exists() and not target.is_file():  # such as /dev/null
+    if target.exists() and not _is_replaceable(target):
         raise StorageError(target, "not a regular file: name another")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with contextlib.ExitStack() as undo:
@@ -3410,6 +3429,23 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
             _sync(target.parent, os.O_RDONLY)
         except OSError as error:
             raise _storage_error(error, target) from error
+
+
+def _is_replaceable(target: Path) -> bool:
+    """Whether a path that exists names a regular file by its place in a directory.
+
+    /dev/stdout and /dev/fd/3 name what is open already, which may be a regular file too: one put
+    in their place would break them for every program.
+    """
+    if not target.is_file():  # such as /dev/null
+        return False
+    while True:
+        directory = os.path.realpath(target.parent)
+        if directory.startswith("/proc/"):
+            return False
+        if not target.is_symlink():
+            return True
+        target = Path(directory, os.readlink(target))
 
 
 def open_secret(path: str | os.PathLike[str], warn: Callable[[str], object]) -> TextIO:
@@ -7900,7 +7936,6 @@ _WAITING_PIECES = 16  # read from a pipe and not yet understood
 _QUIET_S = 1.0  # without input for so long, what has come from a pipe is stored
 _BATCH_ROWS = 1_000  # of standard input that are stored at once
 _REMEMBERED_TIMES = 20_000  # hours of a log, and ends of times after the minute
-_MOST_CHARGE_PCT = 110.0  # a gauge may say a little more than full
 
 # --- What columns mean
 
@@ -9413,8 +9448,9 @@ class _LogReader:
         voltage, current, charge_pct = self._numbers(fields)
         is_left_out = False
         if charge_pct is not None and not 0.0 <= charge_pct <= self._largest_charge:
-            is_left_out = charge_pct < 0.0 or charge_pct > _MOST_CHARGE_PCT
-            charge_pct = None if is_left_out else charge_pct
+            given_pct = charge_pct
+            charge_pct = plausible_charge(given_pct)
+            is_left_out = charge_pct is None
         voltage, current, charge_pct = _check_reading(voltage, current, charge_pct)
         if is_left_out:
             self.left_out_charges += 1
@@ -9846,7 +9882,7 @@ class _Export:
         with contextlib.ExitStack() as stack:
             out = sys.stdout
             if options.output != "-":
-                out = stack.enter_context(_open_private(options.output))
+                out = stack.enter_context(_text_output(options.output))
             if options.format == "influx":
                 out.writelines(self._influx_lines(readings))
             elif options.format == "ndjson":
@@ -9918,13 +9954,21 @@ def _influx_tag(text: str) -> str:
     return re.sub(r"([,= ])", r"\\\1", text)
 
 
-def _open_private(path: str) -> Any:
-    """Open a file for writing; a new one belongs to its owner alone."""
+@contextlib.contextmanager
+def _text_output(path: str) -> Iterator[TextIO]:
+    """A file to write text to: whole or not at all, as replace_file() does it.
 
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags, 0o600)
-
-    return open(path, "w", encoding="utf-8", newline="", opener=opener)
+    A pipe, a terminal, or what is open already, such as /dev/stdout, gets the text as it comes.
+    """
+    target = Path(path)
+    if target.exists() and not _is_replaceable(target):
+        with open(target, "w", encoding="utf-8", newline="") as out:
+            yield out
+        return
+    with replace_file(target) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        yield text
+        text.detach()  # flushes, and leaves the file open for replace_file()
 
 
 # --- Command line ---------------------------------------------------------------------
@@ -9965,6 +10009,15 @@ def _number_or_unknown(text: str) -> int | float | None:
     except argparse.ArgumentTypeError:
         expected = f"expected a number, or - for unknown, got {text!r}"
         raise argparse.ArgumentTypeError(expected) from None
+
+
+def _charge(text: str) -> int | float:
+    """Text as percent of charge that a gauge can mean, for argparse."""
+    number = parse_number(text)
+    if plausible_charge(number) is None:
+        expected = f"expected 0 to 110 %, got {text!r}: leave out what the gauge does not know"
+        raise argparse.ArgumentTypeError(expected)
+    return number
 
 
 def _percent_or_unknown(text: str) -> int | float | None:
@@ -10680,7 +10733,8 @@ _ABOUT_EXPORT = """
 `import` reads CSV and NDJSON as the same readings. InfluxDB's line protocol has
 the measurement `power`, the tags device, meter, name and type, and nanoseconds.
 An unknown value is an empty field, null, or left out; `import --unknown-charge`
-takes an empty charge as unknown. Only its owner can read a file of --output."""
+takes an empty charge as unknown. A file of --output is written whole or not at
+all, and only its owner can read it."""
 
 
 class _PowerCommands:
@@ -10864,7 +10918,7 @@ class _PowerCommands:
             "current", type=_number_or_unknown, help="amperes out of the source; - if unknown"
         )
         command.add_argument(
-            "charge_pct", type=parse_number, nargs="?", help="percent (default: the meter's last)"
+            "charge_pct", type=_charge, nargs="?", help="percent (default: the meter's last)"
         )
         command.add_argument(
             "--timestamp", metavar="TIME", type=self._parse_time, help="when (default: now)"

@@ -10465,6 +10465,17 @@ class TestReplaceFile:
             self.write(path, b"")
         assert (path.lstat().st_ino, os.listdir(tmp_path)) == (before.st_ino, ["place"])
 
+    def test_what_is_open_already(self, tmp_path: Path) -> None:
+        """A link to an open file, as /dev/stdout is one, is not replaced, nor is what it names."""
+        with (tmp_path / "output").open("wb", buffering=0) as output:
+            link = tmp_path / "stdout"
+            link.symlink_to(f"/proc/self/fd/{output.fileno()}")
+            (tmp_path / "again").symlink_to("stdout")
+            for name in ("stdout", "again"):
+                with pytest.raises(StorageError, match=f"{name}: not a regular file: name anoth"):
+                    self.write(tmp_path / name, b"text")
+            assert (link.is_symlink(), (tmp_path / "output").read_bytes()) == (True, b"")
+
     def test_link(self, tmp_path: Path) -> None:
         """A link is replaced by the file; what it leads to stays."""
         (tmp_path / "target").write_bytes(b"before")
@@ -11367,6 +11378,44 @@ class TestCommandErrors(CommandLine):
         assert (outcome.code, outcome.out) == (1, "")
         assert "name another file" in outcome.err
         assert run("check").out == "ok\n"
+
+    def test_export_that_fails_leaves_the_earlier_file(self, run: Run, pack: str) -> None:
+        """A file is written whole or not at all: half of one would be imported as all there is."""
+        with PowerManager() as pm:
+            pm.log_many([(pack, 3.7, 0.5, 80.0, int(NOW) - n) for n in range(1000)])
+        Path("old.csv").write_text("before")
+        with full_disk(40_000):  # the database needs 32 KiB beside itself
+            outcome = run("export", pack, "--output", "old.csv")
+        assert (outcome.code, outcome.out) == (1, "")
+        assert re.match(r"power-manager: \S*old.csv: File too large; free some space", outcome.err)
+        assert Path("old.csv").read_text() == "before"
+        assert sorted(os.listdir()) == ["old.csv", "power_manager.db"]
+
+    def test_export_to_a_pipe_and_to_what_is_open(self, run: Run, pack: str) -> None:
+        """They get the text as it comes, and stay what they are."""
+        run("log", pack, 3.7, 0.5, 80)
+        whole = run("export", pack).out
+        os.mkfifo("pipe")
+        reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+        assert run("export", pack, "--output", "pipe").code == 0
+        assert os.read(reader, 10_000).decode() == whole
+        os.close(reader)
+        with open("appended", "w+b", buffering=0) as file:
+            assert run("export", pack, "--output", f"/proc/self/fd/{file.fileno()}").code == 0
+            assert Path("appended").read_text() == whole
+            assert os.fstat(file.fileno()).st_ino == os.stat("appended").st_ino
+
+    @pytest.mark.parametrize("charge", ["-1", "255", "110.1"])
+    def test_a_charge_that_no_gauge_means(
+        self, run: Run, pack: str, capsys: pytest.CaptureFixture[str], charge: str
+    ) -> None:
+        """Clamped to 0, a gauge's "unknown" would be a critical alert: nothing is stored."""
+        with pytest.raises(SystemExit, match="^2$"):
+            run("log", pack, 3.7, 0.5, charge)
+        expected = f"charge_pct: expected 0 to 110 %, got '{charge}': leave out what"
+        assert expected in capsys.readouterr().err
+        assert run("events").out + run("export", pack).out.partition("\n")[2] == "no events\n"
+        assert "100 % charge" in run("log", pack, 3.7, 0.5, "100.4").out
 
     def test_export_through_a_link_to_a_database_in_use(self, run: Run, pack: str) -> None:
         """Writing to a link writes to what it names."""
