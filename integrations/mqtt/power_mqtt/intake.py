@@ -19,6 +19,7 @@ from power_manager import (
 from power_mqtt.joining import Joiner, Message, Reading
 from power_mqtt.mapping import Entry, Map, NoMeaning, Source
 from power_mqtt.notices import Arrived, Receipt
+from power_mqtt.payloads import WITH_CHARGE
 from power_mqtt.place import Place
 
 MOST_METERS = 1000  # whoever may publish could fill the file with invented meters
@@ -90,7 +91,7 @@ class Intake:
         problems = []
         for entry in entries:
             try:
-                measured = entry.measure(arrived.topic, arrived.payload)
+                measured = entry.measure(arrived.topic, arrived.payload, wall_us)
             except NoMeaning as error:
                 problems.append(str(error))
                 continue
@@ -99,8 +100,8 @@ class Intake:
             if arrived.is_retained and measured.at_us is None:
                 self.counts["retained"] += 1  # its age is unknown
                 continue
-            if measured.left_out:
-                self._leave_out("not plausible", arrived.topic, measured.left_out)
+            for why in measured.left_out:
+                self._leave_out("not plausible", arrived.topic, why)
             for reading in self._joiner.add(measured, message, now_s, wall_us):
                 self._keep(reading, now_s)
         if problems:
@@ -177,6 +178,8 @@ class Intake:
                 count = self._store(readings, refused)
             self._readings = []
             self.counts["stored"] += count
+            # Of the same meter and time as another: it came twice, or says something else.
+            self.counts["of a time that is there"] += len(readings) - count - len(refused)
             for reading, why in refused:
                 self._leave_out("refused", shown_source(reading.source), why)
             self._finish(readings)
@@ -268,8 +271,14 @@ class Intake:
         except NotFound:
             self._pm.register_device(source.device_id, source.device_name)
             _log.info("new device: %s", printable(source.device_id))
+        # Unknown until a message says it; other types have none.
+        charge_pct = None if source.type in WITH_CHARGE else 100.0
         meter = self._pm.add_meter(
-            source.device_id, source.type, capacity_wh=source.capacity_wh, name=source.name
+            source.device_id,
+            source.type,
+            capacity_wh=source.capacity_wh,
+            name=source.name,
+            charge_pct=charge_pct,
         )
         _log.info("new meter: %s", shown_source(source))
         return meter.id

@@ -231,16 +231,17 @@ def _print_arrived(maps: Sequence[Map], joiner: Joiner, arrived: Arrived) -> Non
     for one in maps:
         for entry in entries_for(one, arrived.topic):
             try:
-                measured = entry.measure(arrived.topic, arrived.payload)
+                wall_us = now_us(time.time())
+                measured = entry.measure(arrived.topic, arrived.payload, wall_us)
             except NoMeaning as error:
                 _log.warning("not understood: %s: %s", printable(arrived.topic), error)
                 continue
             if measured is None or (arrived.is_retained and measured.at_us is None):
                 continue
-            if measured.left_out:
-                _log.warning("not plausible: %s: %s", printable(arrived.topic), measured.left_out)
+            for why in measured.left_out:
+                _log.warning("not plausible: %s: %s", printable(arrived.topic), why)
             now_s = time.monotonic()
-            _print_readings(joiner.add(measured, Message(None), now_s, now_us(time.time())))
+            _print_readings(joiner.add(measured, Message(None), now_s, wall_us))
 
 
 def _print_readings(readings: Iterable[Reading]) -> None:

@@ -23,7 +23,7 @@ from power_mqtt.sniff import Heard, propose
 from power_mqtt.subscribe import Asker, Pace, run_intake
 from world import bridge, power_mqtt
 
-from power_manager import PowerManager, PowerReading
+from power_manager import PowerManager, PowerReading, to_microseconds
 
 TIMED = """
 [[topic]]
@@ -414,6 +414,75 @@ def test_a_charge_that_cannot_be_is_left_out(
     assert intake.counts["not plausible"] == 2
     said = f"not plausible: site/buoy/power: charge: expected 0 to 110 %, got {charge_pct:g}"
     assert caplog.text.count(said) == 1
+
+
+def test_a_battery_whose_charge_nobody_says_has_none(tmp_path: Path) -> None:
+    """Not the 100 % of a meter that somebody registers."""
+    text = TIMED.replace(', charge = "soc"', "").replace("values", "capacity_wh = 1280\nvalues")
+    with PowerManager(tmp_path / "power.db") as pm:
+        intake = Intake(pm, [parse_map(text, "m")], acknowledge=lambda _: None)
+        take(intake, "site/buoy/power", b'{"t": 1700000000, "v": 12, "a": 1}')
+        intake.commit()
+        (meter,) = pm.list_meters()
+        assert (meter.type, meter.charge_pct, meter.capacity_wh) == ("battery", None, 1280.0)
+        assert [reading.charge_pct for reading in pm.iter_history(meter.id)] == [None]
+        assert pm.estimate_runtime("buoy") is None
+
+
+NOW = 1_800_000_000  # of a machine whose clock is right, in epoch seconds
+
+
+@pytest.mark.parametrize("at", [0, 946_684_799, NOW + 302, 4_000_000_000])
+def test_a_time_of_a_clock_that_is_wrong_is_that_of_arrival(
+    at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reading of the future would be the present state for years; it is said once."""
+    with PowerManager(":memory:", clock=lambda: NOW + 10.0) as pm:
+        intake = Intake(pm, [parse_map(TIMED, "m")], acknowledge=lambda _: None)
+        for number, (t, soc) in enumerate(((at, 90), (at, 80), (NOW + 2, 3))):
+            payload = json.dumps({"t": t, "v": 12, "a": 1, "soc": soc}).encode()
+            arrived = Arrived("site/buoy/power", payload, False, (1, number))
+            intake.take(arrived, 0.0, (NOW + number) * 1_000_000)
+        intake.commit()
+        (meter,) = pm.list_meters()
+        times = [to_microseconds(one.timestamp) for one in pm.iter_history(meter.id)]
+        assert times == [(NOW + second) * 1_000_000 for second in range(3)]
+        assert meter.charge_pct == 3.0
+        assert [event.type for _, event in pm.events_since(0)] == ["low_battery"]
+    assert intake.counts["not plausible"] == 2
+    assert caplog.text.count("not plausible: site/buoy/power: time: ") == 1
+
+
+@pytest.mark.parametrize(("at", "now"), [(946_684_800, NOW), (NOW + 300, NOW), (NOW, 60)])
+def test_any_other_time_is_taken(at: int, now: int) -> None:
+    """A little ahead, old, or of a machine whose own clock has not been set yet."""
+    (entry,) = parse_map(TIMED, "m").entries
+    payload = json.dumps({"t": at, "v": 12, "a": 1, "soc": 50}).encode()
+    measured = entry.measure("site/buoy/power", payload, now * 1_000_000)
+    assert measured is not None
+    assert (measured.at_us, measured.left_out) == (at * 1_000_000, [])
+
+
+def test_a_retained_message_of_a_clock_that_is_wrong_is_of_unknown_age() -> None:
+    """It is not stored: when it came to the broker nobody knows."""
+    with PowerManager(":memory:") as pm:
+        intake = Intake(pm, [parse_map(TIMED, "m")], acknowledge=lambda _: None)
+        payload = b'{"t": 4000000000, "v": 12, "a": 1, "soc": 50}'
+        intake.take(Arrived("site/buoy/power", payload, True), 0.0, NOW * 1_000_000)
+        intake.commit()
+        assert pm.list_meters() == []
+    assert intake.counts["retained"] == 1
+
+
+def test_readings_of_one_time_are_counted_where_only_one_is_stored() -> None:
+    """A payload with whole seconds, twice in a second: the other one is not new."""
+    with PowerManager(":memory:") as pm:
+        intake = Intake(pm, [parse_map(TIMED, "m")], acknowledge=lambda _: None)
+        for volts in (12, 13, 14):
+            payload = {"t": 1_700_000_000, "v": volts, "a": 1, "soc": 80}
+            take(intake, "site/buoy/power", json.dumps(payload).encode())
+        intake.commit()
+    assert intake.summary() == "3 messages, 1 stored, 2 of a time that is there"
 
 
 class Away:
