@@ -384,10 +384,11 @@ def make_parts(pm: PowerManager, options: Options) -> list[Part]:
     def device_ids() -> list[str]:
         return [device.id for device in pm.list_devices() if options.wants(device.id)]
 
+    availability = Availability(topics, rules)
     parts: list[Part] = [
-        Availability(topics, rules),
+        availability,
         States(topics, rules),
-        Totals(topics, rules, pm.power_budget_check),
+        Totals(topics, rules, pm.power_budget_check, availability.is_online),
         Energies(pm, topics, rules, device_ids),
     ]
     if options.discovery is not None:
