@@ -287,9 +287,8 @@ def test_a_device_that_another_node_publishes_too_stays_when_it_is_deleted_here(
 
 def test_a_device_whose_old_message_is_another_files_is_cleared(bridge: Bridge) -> None:
     """A new file of the same node: nobody else publishes meanwhile."""
-    bridge.come_up()
-    bridge.publisher.handle(Arrived(ENERGY, THEIRS, True))
     topics = publish_all(bridge)
+    bridge.publisher.handle(Arrived(ENERGY, THEIRS, True))
     bridge.publisher.handle(Arrived(ENERGY, energy_of(bridge.pm.file_id), False))
     bridge.pm.delete_device("edge")
     assert cleared(bridge) == topics
@@ -305,6 +304,7 @@ def test_a_device_is_cleared_whose_message_is_from_before_a_restore(
     bridge.pm.restore(tmp_path / "backup.db")
     bridge.now += LOOK_SECONDS
     bridge.tick()
+    bridge.take()
     bridge.publisher.handle(Arrived(ENERGY, before, False))
     bridge.pm.delete_device("edge")
     assert cleared(bridge) >= topics
