@@ -20,7 +20,7 @@ from power_manager import (
     shown_time,
     to_microseconds,
 )
-from power_notify.news import ALERT_LEVELS, BACK, RECOVERED, SILENT, threshold_of
+from power_notify.news import ALERT_LEVELS, BACK, DELETED, RECOVERED, SILENT, threshold_of
 from power_notify.store import Item
 
 CRITICAL, WARNING, GOOD, INFO = "critical", "warning", "good", "info"
@@ -33,6 +33,7 @@ _SEVERITY_OF = {
     PowerEventType.RESTORE: GOOD,
     RECOVERED: GOOD,
     BACK: GOOD,
+    DELETED: GOOD,
 }
 _EVENT_NAMES = {
     PowerEventType.CHARGE_START: "Charging",
@@ -72,7 +73,7 @@ def _over(items: Sequence[Item]) -> set[int]:
     """The sequences of items whose end is among the items: nobody has to get up for them."""
     ends: dict[tuple[bool, str], int] = {}
     for item in items:
-        if item.kind == RECOVERED:
+        if item.kind in (RECOVERED, DELETED):
             ends[True, item.meter_id or ""] = item.sequence
         elif item.kind == BACK:
             ends[False, item.device_id] = item.sequence
@@ -128,6 +129,8 @@ def _title(item: Item) -> str:
         return f"Silent: {device} - no reading for {shown_duration(item.value or 0.0)}"
     if item.kind == BACK:
         return f"Back: {device} - after {shown_duration(item.value or 0.0)}"
+    if item.kind == DELETED:
+        return f"Deleted: {device} - its alert is over"
     if item.meter_label is not None and _is_about_charge(item):
         kind = item.meter_label.partition(' "')[0]  # without the meter's name
         subject = f"{kind[0].upper()}{kind[1:]} {_level_word(item)}"
@@ -156,7 +159,7 @@ def _text(pm: PowerManager, item: Item, zone: tzinfo | None, now_s: float) -> st
     # The library's own note of an alert would only repeat the line above.
     if item.note and f"{item.value or 0.0:g} % charge, threshold" not in item.note:
         lines.append(f"Note: {_cut(printable(item.note), _MOST_NOTE)}")
-    if item.kind in (SILENT, BACK):
+    if item.kind in (SILENT, BACK, DELETED):
         return "\n".join(lines)
     if meter is not None:
         if _is_about_charge(item):
@@ -179,6 +182,8 @@ def _when(item: Item, meter: PowerMeter | None, zone: tzinfo | None) -> str:
         return f"No reading since {at}."
     if item.kind == BACK:
         return f"Readings come again, the newest of {at}."
+    if item.kind == DELETED:
+        return f"It is no longer in the file; seen at {at}."
     if item.kind == RECOVERED:
         return f"{_charge(item.value)} at {at}."
     level = ALERT_LEVELS.get(PowerEventType(item.kind))

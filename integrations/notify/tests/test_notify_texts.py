@@ -198,7 +198,9 @@ def test_silence_and_its_end_in_full(world: World) -> None:
     name=st.text(min_size=1, max_size=200),
     value=st.floats(allow_nan=False, allow_infinity=False),
     note=st.one_of(st.none(), st.text(min_size=1, max_size=10_000)),
-    kind=st.sampled_from(["low_battery", "restore", "silent", "back", "recovered", "charge_start"]),
+    kind=st.sampled_from(
+        ["low_battery", "restore", "silent", "back", "recovered", "deleted", "charge_start"]
+    ),
     count=st.integers(1, 50),
 )
 def test_any_item_gives_a_title_of_one_line_and_a_text_that_is_short(
