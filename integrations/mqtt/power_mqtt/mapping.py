@@ -11,6 +11,7 @@ import json
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timezone, tzinfo
@@ -454,9 +455,18 @@ def _document(payload: bytes, is_json: bool) -> Any:
     if not is_json:
         return text
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError):
         raise NoMeaning("it is not JSON") from None
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises NoMeaning if it has a name twice: which of the two is meant?"""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise NoMeaning(f"it has the name {printable(twice)[:60]!r} twice")
+    return found
 
 
 def _look_up(document: Any, path: Path_, missing: Any = None) -> Any:

@@ -276,6 +276,13 @@ def test_a_payload_without_meaning_says_why(payload: bytes, why: str) -> None:
         entry.measure("d/power", payload)
 
 
+def test_an_object_with_a_name_twice_has_no_meaning() -> None:
+    """Nobody knows which of the two is meant."""
+    (entry,) = parse_map(PLAIN.replace('power = ""', 'power = "p"'), "m").entries
+    with pytest.raises(NoMeaning, match="it has the name 'p' twice"):
+        entry.measure("d/power", b'{"x": 0, "p": 1, "p": 2}')
+
+
 @given(st.binary(max_size=300), st.sampled_from(ready_maps()))
 def test_no_payload_breaks_a_map(payload: bytes, name: str) -> None:
     """It is measured, not for it, or has no meaning."""
