@@ -461,7 +461,7 @@ def _document(payload: bytes, is_json: bool) -> Any:
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Raises NoMeaning if it has a name twice: which of the two is meant?"""
+    """A JSON object. Raises NoMeaning if it has a name twice, and nobody knows which is meant."""
     found = dict(pairs)
     if len(found) < len(pairs):
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
