@@ -157,6 +157,8 @@ def _latest(options: argparse.Namespace) -> int:
     elif answer.value:
         now_us = int(time.time() * SECOND_US)
         text = make_meter_table(answer.value, now_us, STALE_SECONDS, Screen.of(sys.stdout))
+    elif options.device_ids:
+        text = "no meters of these devices"
     else:
         text = "no meters yet: `power-fleet forward` sends a device's file"
     _say(text, answer)
