@@ -386,6 +386,28 @@ def test_an_answer_about_nobody_is_an_error(
     assert err.endswith("no device has the id 'edge-2': none of that id has been forwarded\n")
 
 
+def test_messages_without_readings_are_not_taken_for_life(
+    new_urls: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What reads the meters has died, or never ran, and the forwarder starts again and again."""
+    emptied(new_urls)
+    with PowerManager(tmp_path / "a.db") as pm:
+        for device_id, days in (("edge-1", 0), ("edge-2", 9), ("edge-3", None), ("edge-4", None)):
+            pm.register_device(device_id, "Edge")
+            meter = pm.add_meter(device_id, "main")
+            if days is not None:
+                pm.log_power(meter.id, 12.0, 1.0, timestamp=time.time() - days * 86400)
+            if device_id == "edge-4":
+                pm.update_meter(meter.id, active=False)
+        carry(pm, Engine(new_urls), clock=time.time)
+    assert cli.main(["silent", "--clickhouse", new_urls[0]]) == 0
+    out, err = capsys.readouterr()
+    assert out == "no device is silent\n"
+    said = err.splitlines()[-1]
+    assert said.startswith("power-fleet: messages come without new readings from ")
+    assert said.endswith(" from edge-2 (read 9 d ago), edge-3 (never read)")
+
+
 def test_what_nobody_has_is_not_said_of_all(
     one_device: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
