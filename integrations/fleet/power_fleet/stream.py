@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 ANY_INBOX = "_INBOX"
 CONNECT_SECONDS = 15.0  # for all of the servers together
 REFUSALS = 2  # of the login by each server, after which it is given up: one may be read again
+ASKED_SECONDS = 20.0  # that a server may take for a request of an operator's, or of a hub's start
 DUPLICATE_WINDOW = (
     120.0  # seconds in which the stream itself drops what is sent twice; the engine drops it always
 )
@@ -278,7 +279,9 @@ async def check_server(connection: Client) -> None:
         least = ".".join(map(str, LEAST_NATS))
         found = f"{version.major}.{version.minor}.{version.patch}"
         raise Refused(f"the NATS server is of version {found}: it has to be {least} or later")
-    answer = await connection.request("$JS.API.STREAM.NAMES", b'{"lax": true}', timeout=5)
+    answer = await connection.request(
+        "$JS.API.STREAM.NAMES", b'{"lax": true}', timeout=ASKED_SECONDS
+    )
     error = json.loads(answer.data).get("error", {})
     if not error:
         raise Refused(

@@ -33,7 +33,7 @@ async def streams(nats: Nats, max_bytes: int = 10_000_000) -> None:
     """Make the streams anew."""
     connection = await nats.connect("test")
     try:
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         for name in (STREAM, DEAD_STREAM):
             with contextlib.suppress(NotFoundError):
                 await js.delete_stream(name)
@@ -47,7 +47,7 @@ async def info(nats: Nats, name: str = STREAM) -> StreamInfo:
     """What is in a stream."""
     connection = await nats.connect("test")
     try:
-        return await connection.jetstream().stream_info(name)
+        return await connection.jetstream(timeout=SOON).stream_info(name)
     finally:
         await connection.close()
 

@@ -118,7 +118,7 @@ def test_a_cluster_outlives_one_of_its_servers(
     async def work() -> int:
         await set_up_streams(operator, 3, 10_000_000)
         connection = await operator.connect("test")
-        js = connection.jetstream(timeout=10)
+        js = connection.jetstream(timeout=SOON)
         info = await js.stream_info(STREAM)
         assert info.cluster is not None
         leader = info.cluster.leader
@@ -134,7 +134,7 @@ def test_a_cluster_outlives_one_of_its_servers(
                     cluster[int(str(leader)[-1]) - 1].kill()
         await connection.close()
         again = await operator.connect("test")
-        messages = (await again.jetstream(timeout=10).stream_info(STREAM)).state.messages
+        messages = (await again.jetstream(timeout=SOON).stream_info(STREAM)).state.messages
         await again.close()
         return messages
 
@@ -315,7 +315,7 @@ def status(secrets: Path, url: str, authority: str = "ca.pem") -> int:
     context.verify_flags |= ssl.VERIFY_X509_STRICT  # as from Python 3.13 on
     try:
         handlers = (ProxyHandler({}), HTTPSHandler(context=context))
-        with build_opener(*handlers).open(url, timeout=5) as answer:
+        with build_opener(*handlers).open(url, timeout=SOON) as answer:
             return int(answer.status)
     except HTTPError as error:
         return error.code

@@ -34,7 +34,9 @@ async def is_taken(nats_: Nats, seconds: float = 1.0) -> bool:
     except NATS_FAILURES:
         return False
     try:
-        await connection.jetstream().publish(SUBJECT + "a", os.urandom(60_000), timeout=seconds)
+        await connection.jetstream(timeout=SOON).publish(
+            SUBJECT + "a", os.urandom(60_000), timeout=seconds
+        )
     except NATS_FAILURES:
         return False
     finally:

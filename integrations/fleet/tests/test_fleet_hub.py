@@ -88,7 +88,8 @@ def test_a_port_that_is_taken(one_hub: HubProcess, tmp_path: Path) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         refused = one_hub.run("hub", "--data", str(tmp_path / "other"), "--nats-port", port)
-        other = one_hub.run("hub", "--data", str(tmp_path / "third"), "--engine-port", port)
+        ports = ("--nats-port", "0", "--engine-port", port)
+        other = one_hub.run("hub", "--data", str(tmp_path / "third"), *ports)
     assert other.returncode == 2
     said = f"--engine-port: {port} cannot be had (Address already in use): name another one"
     assert other.stderr == f"power-fleet: {said}\n"

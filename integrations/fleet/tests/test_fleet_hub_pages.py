@@ -184,7 +184,7 @@ def test_what_is_not_stored_yet_is_waited_for(nats: Nats) -> None:
 
     async def work() -> None:
         connection = await nats.connect("test")
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         await js.publish("power.fleet.demo-x", b"another's", stream=STREAM)
         await demo_removal.await_stored(nats, 0.5)
         await js.publish("power.fleet.demo-0001", b"one", stream=STREAM)

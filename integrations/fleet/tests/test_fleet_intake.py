@@ -41,7 +41,7 @@ HEADERS = [
 async def publish(nats: Nats, count: int, device_id: str = "edge-1") -> None:
     """Put messages of one byte each into the stream."""
     connection = await nats.connect("test")
-    js = connection.jetstream()
+    js = connection.jetstream(timeout=SOON)
     for number in range(count):
         await js.publish(SUBJECT + device_id, bytes([number % 256]), stream=STREAM)
     await connection.close()
@@ -84,7 +84,7 @@ def test_a_stolen_device_cannot_stop_a_sink_by_its_headers(nats: Nats, old_urls:
         await publish_raw(nats, b"power.fleet.stolen", HEADERS)
         await publish_raw(nats, b"power.fleet.\xff\xfe", [b"NATS/1.0\r\n\r\n"])
         connection = await nats.connect("test")
-        await connection.jetstream().publish(SUBJECT + "edge-2", good, stream=STREAM)
+        await connection.jetstream(timeout=SOON).publish(SUBJECT + "edge-2", good, stream=STREAM)
         await connection.close()
         async with running_sink(engine, nats):
             await drained(nats)
@@ -105,7 +105,7 @@ def test_a_device_pays_for_what_it_deletes(nats: Nats, old_urls: list[str]) -> N
 
     async def run() -> None:
         connection = await nats.connect("test")
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         await js.publish(
             SUBJECT + "edge-2", b"the line is not the first message", headers={"a": "b"}
         )
@@ -166,7 +166,7 @@ def test_what_a_sink_did_not_take_another_one_has_at_once(nats: Nats, asked: int
 
     async def run() -> None:
         connection = await nats.connect("test")
-        await make_consumer(connection.jetstream(), 3600.0)
+        await make_consumer(connection.jetstream(timeout=SOON), 3600.0)
         await connection.close()
         await publish(nats, 30)
         first = Intake(nats, messages=asked)
@@ -190,7 +190,7 @@ def test_a_stream_that_is_gone_is_said(nats: Nats) -> None:
         intake = Intake(nats)
         await intake.start()
         connection = await nats.connect("test")
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         async with asyncio.timeout(SOON):
             while not (await js.consumer_info(STREAM, CONSUMER)).num_waiting:  # for the question
                 await asyncio.sleep(0.01)

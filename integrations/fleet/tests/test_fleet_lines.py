@@ -71,7 +71,7 @@ async def jetstream(nats: Nats) -> AsyncIterator[JetStreamContext]:
     """A connection of a test's own."""
     connection = await nats.connect("test")
     try:
-        yield connection.jetstream()
+        yield connection.jetstream(timeout=SOON)
     finally:
         await connection.close()
 

@@ -23,7 +23,7 @@ from power_fleet.stream import Nats
 from power_fleet.subjects import STREAM, SUBJECT
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from servers import eventually
+from servers import SOON, eventually
 
 from power_manager import PowerManager, StorageError
 
@@ -61,7 +61,7 @@ async def publish(nats: Nats, device_id: str, messages: list[bytes]) -> None:
     """Put messages of a device into the stream."""
     connection = await nats.connect("test")
     for data in messages:
-        await connection.jetstream().publish(
+        await connection.jetstream(timeout=SOON).publish(
             SUBJECT + device_id, data, stream=STREAM, headers={"From": "test"}
         )
     await connection.close()
@@ -255,7 +255,8 @@ def test_forward_and_close_write_files(
 def test_a_hub_writes_a_file(tmp_path: Path) -> None:
     """What its sink and its closing of hours do."""
     path = tmp_path / "hub.prom"
-    with running_hub(tmp_path / "fleet", "--metrics-file", str(path)):
+    options = ("--nats-port", "0", "--no-service", "--metrics-file", str(path))
+    with running_hub(tmp_path / "fleet", *options):
         eventually(path.exists)
     found = values(path.read_text())
     assert found["sink_failures_total"] == 0

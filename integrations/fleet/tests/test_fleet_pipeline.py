@@ -86,7 +86,7 @@ def test_a_resend_is_harmless(pm: PowerManager, nats: Nats, engine: Engine) -> N
 
     async def run() -> None:
         connection = await nats.connect("test")
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         for _ in range(2):  # two forwarders that end before they note anything
             box = Outbox(pm)
             opening = box.take()
@@ -216,7 +216,7 @@ def test_poison_goes_to_the_dead_letters(nats: Nats, engine: Engine) -> None:
 
     async def run() -> list[Letter]:
         connection = await nats.connect("test")
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         await js.publish("power.fleet.edge-1", b"garbage", stream=STREAM)
         await js.publish("power.fleet.edge-2", encode(good)[1], stream=STREAM)
         await js.publish("power.fleet.edge-1", encode(good)[1], stream=STREAM)
@@ -269,7 +269,7 @@ def test_poison_of_any_kind_is_buried(nats: Nats, engine: Engine) -> None:
     async def run() -> list[Letter]:
         await streams(nats, max_bytes=100_000_000)
         connection = await nats.connect("test")
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         room = connection.max_payload - 200
         for data in (
             *(zlib.compress(line.encode()) for line in text),
@@ -309,7 +309,7 @@ def test_a_flood_of_poison_holds_up_nobody(
     async def run() -> None:
         await streams(nats, max_bytes=1_000_000)  # a tenth of it for the dead letters
         connection = await nats.connect("test")
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         async with running_sink(engine, nats):
             flooding = asyncio.ensure_future(flood(js))
             await send(pm, nats)
@@ -330,7 +330,7 @@ def test_a_device_holds_no_more_of_the_stream_than_its_share(nats: Nats) -> None
 
     async def run() -> None:
         connection = await nats.connect("test")
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         for number in range(DEVICE_MESSAGES):
             await js.publish("power.fleet.stolen", b"%d" % number, stream=STREAM)
         with pytest.raises(APIError, match="maximum messages per subject exceeded"):
@@ -382,7 +382,7 @@ def test_an_acknowledgement_is_no_message(
         await connection.flush()
         async with running_sink(engine, nats):
             await drained(nats)
-        found = [letter.device_id async for letter in letters(connection.jetstream())]
+        found = [letter.device_id async for letter in letters(connection.jetstream(timeout=SOON))]
         assert found == ["stolen"]
         await connection.close()
 
@@ -432,11 +432,11 @@ def test_freshness_waits_for_the_oldest_message(
 
     async def run_behind() -> None:
         connection = await nats.connect("test")
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         await make_consumer(js, 3600.0)  # no other sink gets what is held
         subscription = await js.pull_subscribe_bind("sink", STREAM)
         await send(pm, nats)
-        held = await subscription.fetch(1)  # by a sink that hangs
+        held = await subscription.fetch(1, timeout=SOON)  # by a sink that hangs
         (message,) = held
         taken_in_us = to_microseconds(message.metadata.timestamp)
         async with running_sink(engine, nats):
@@ -460,7 +460,7 @@ def test_the_streams_are_as_promised(nats: Nats) -> None:
 
     async def run() -> None:
         connection = await nats.connect("test")
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         secret = await dead_subject(js)
         for size in (1_000_000, 2_000_000):
             await make_streams(js, 1, size)
@@ -493,7 +493,7 @@ def test_a_stream_is_made_although_files_of_a_deleted_one_are_in_its_place(
 
     async def run() -> None:
         connection = await nats.connect("test")
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         await js.delete_stream(STREAM)
         place.touch()
         with pytest.raises(ServerError, match="error creating store for stream"):
@@ -515,11 +515,11 @@ def test_what_stays_in_the_stream_is_stored_once_more(
     looks = [7, None, 7, 7, None]
 
     async def seen(_: object) -> int | None:
-        return looks.pop(0)
+        return looks.pop(0) if looks else None
 
     async def run() -> int:
         connection = await nats.connect("test")
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         with PowerManager(tmp_path / "a.db") as pm:
             pm.register_device("a", "A")
             meter = pm.add_meter("a", "main")

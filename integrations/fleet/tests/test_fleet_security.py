@@ -70,8 +70,8 @@ def as_whom(server: Server, name: str) -> Nats:
 async def make(operator: Nats) -> None:
     """The streams, by the operator."""
     connection = await operator.connect("test")
-    await make_streams(connection.jetstream(), 1, 1_000_000)
-    await make_dead_stream(connection.jetstream(), 1, 100_000)
+    await make_streams(connection.jetstream(timeout=SOON), 1, 1_000_000)
+    await make_dead_stream(connection.jetstream(timeout=SOON), 1, 100_000)
     await connection.close()
 
 
@@ -79,7 +79,7 @@ async def publish(as_whom: Nats, subject: str) -> None:
     """Publish something under a subject and wait for the acknowledgement."""
     connection = await as_whom.connect("test")
     try:
-        await connection.jetstream().publish(subject, b"x", timeout=SOON)
+        await connection.jetstream(timeout=SOON).publish(subject, b"x")
     finally:
         await connection.close()
 
@@ -132,9 +132,9 @@ def test_a_device_may_publish_its_own_subject_only(
         await make(who["operator"])
         await publish(who["edge-001"], SUBJECT + "edge-001")
         connection = await who["operator"].connect("test")
-        before = (await connection.jetstream().stream_info(STREAM)).state.last_seq
+        before = (await connection.jetstream(timeout=SOON).stream_info(STREAM)).state.last_seq
         await publish_in_vain(who["edge-001"], subject, caplog)
-        after = (await connection.jetstream().stream_info(STREAM)).state.last_seq
+        after = (await connection.jetstream(timeout=SOON).stream_info(STREAM)).state.last_seq
         await connection.close()
         return after - before
 
@@ -166,10 +166,12 @@ def test_the_reply_subject_of_anothers_is_of_no_use(
     async def run() -> None:
         await make(who["operator"])
         operator = await who["operator"].connect("test")
-        js = operator.jetstream()
+        js = operator.jetstream(timeout=SOON)
         subject = await dead_subject(js)
         sink = await who["sink"].connect("test")
-        await sink.jetstream().publish(subject + "edge-002", b"kept", stream=DEAD_STREAM)
+        await sink.jetstream(timeout=SOON).publish(
+            subject + "edge-002", b"kept", stream=DEAD_STREAM
+        )
         await publish(who["edge-002"], SUBJECT + "edge-002")
         before = await js.stream_info(STREAM), await js.stream_info(DEAD_STREAM)
         device = await who["edge-001"].connect("test")
@@ -182,7 +184,7 @@ def test_the_reply_subject_of_anothers_is_of_no_use(
         assert after[1].state.messages == before[1].state.messages
         assert [info.config for info in after] == [info.config for info in before]
         consumer = await who["sink"].connect("test")
-        subscription = await consumer.jetstream().pull_subscribe_bind("sink", STREAM)
+        subscription = await consumer.jetstream(timeout=SOON).pull_subscribe_bind("sink", STREAM)
         assert await subscription.fetch(1, timeout=SOON)
         for connection in (operator, sink, device, consumer):
             await connection.close()

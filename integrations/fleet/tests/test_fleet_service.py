@@ -369,7 +369,7 @@ class TestStream:
         every = pair.fleet.get("/v1/events?limit=1000", headers=headers).json()["events"]
         after = every[-21]["sequence"]
         url = f"{stream_url}?after={after}&file_id=fleet"
-        with connect(url, additional_headers=headers, proxy=None) as stream:
+        with connect(url, additional_headers=headers, proxy=None, open_timeout=SOON) as stream:
             hello = json.loads(stream.recv())
             assert (hello["type"], hello["file_id"], hello["recovered"]) == ("hello", "fleet", True)
             found = [json.loads(stream.recv()) for _ in range(20 + 4)]
