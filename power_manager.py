@@ -178,6 +178,7 @@ __all__ = [
     "parse_number",
     "parse_time",
     "parse_zone",
+    "plausible_charge",
     "print_error",
     "printable",
     "program_name",
@@ -193,6 +194,7 @@ __all__ = [
     "sigterm_as_exit",
     "text_width",
     "to_microseconds",
+    "unknown_id",
 ]
 _log = logging.getLogger("power_manager")
 
@@ -843,6 +845,24 @@ def _check_volts_or_amperes(name: str, value: Any, unit: str) -> float | None:
     if value is None:
         return None
     return check_number(name, value, -_MAX_ELECTRICAL, _MAX_ELECTRICAL, unit)
+
+
+_MOST_CHARGE_PCT = 110.0  # a gauge may say a little more than full
+
+
+def plausible_charge(charge_pct: float | None) -> float | None:
+    """What a gauge means by a number: percent from 0 to 100, or None where it knows none.
+
+    100 to 110 is full, for gauges overshoot a little. Below 0 and above 110 is no charge: gauges
+    say -1 or 255 for one that they do not know, and clamped to 0 it would be a critical alert. For
+    whatever takes numbers from devices; log_power() clamps, because its caller knows them.
+
+    >>> [plausible_charge(number) for number in (82.5, 100.4, -1, 255, None)]
+    [82.5, 100.0, None, None, None]
+    """
+    if charge_pct is None or not 0.0 <= charge_pct <= _MOST_CHARGE_PCT:
+        return None
+    return min(charge_pct, 100.0)
 
 
 def _check_reading(
@@ -3378,7 +3398,7 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
     What is written gets the name `path` when the block ends, and is on the disk then. If the block
     raises, or the disk is full, what was there before stays. Meanwhile the file has a hidden name
     in the same directory, where only its owner can read it. A symbolic link to a file is replaced,
-    not followed; a device, a pipe and a directory are refused. `mode` is the permissions' bits; by
+    not followed; a device, a pipe, a directory and /dev/stdout are refused. `mode` is the permissions' bits; by
     default those of the earlier file, or 0o600. Where root writes, the file belongs to the owner of
     the earlier one, or else of the directory, so that a program that is not root can go on reading
     it. Two writers at once: the last one wins. Raises InvalidValue, StorageError, and what the
@@ -3386,7 +3406,7 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
     """
     target = Path(os.path.abspath(_check_path("path", path)))
     unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    if target.exists() and not target.is_file():  # such as /dev/null
+    if target.exists() and not _is_replaceable(target):
         raise StorageError(target, "not a regular file: name another")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with contextlib.ExitStack() as undo:
@@ -3409,6 +3429,23 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
             _sync(target.parent, os.O_RDONLY)
         except OSError as error:
             raise _storage_error(error, target) from error
+
+
+def _is_replaceable(target: Path) -> bool:
+    """Whether a path that exists names a regular file by its place in a directory.
+
+    /dev/stdout and /dev/fd/3 name what is open already, which may be a regular file too: one put
+    in their place would break them for every program.
+    """
+    if not target.is_file():  # such as /dev/null
+        return False
+    while True:
+        directory = os.path.realpath(target.parent)
+        if directory.startswith("/proc/"):
+            return False
+        if not target.is_symlink():
+            return True
+        target = Path(directory, os.readlink(target))
 
 
 def open_secret(path: str | os.PathLike[str], warn: Callable[[str], object]) -> TextIO:
@@ -5642,6 +5679,21 @@ def nearest(text: str, known: Iterable[str]) -> str:
     return f": did you mean {offered}?" if offered else ""
 
 
+def unknown_id(kind: str, id_: str, known: Iterable[str], remedy: str = "") -> NotFound:
+    """The error for an id that nothing has, which offers the nearest of the known ones.
+
+    `kind` is "device", "meter", or another word for what was meant. `remedy` ends the text where
+    no known id is near: what to do then, such as ": make it with the command `register`".
+
+    >>> raise unknown_id("device", "edge-01", ["edge-001", "barn"])
+    Traceback (most recent call last):
+    ...
+    power_manager.NotFound: no device has the id 'edge-01': did you mean edge-001?
+    """
+    hint = nearest(id_, known) or remedy
+    return NotFound(f"no {kind} has the id {id_!r}{hint}", kind, id_)
+
+
 def _read_number(text: str) -> int | float | None:
     """Text as a finite number, and never -0.0; None if it is not one."""
     if "_" in text:  # Python would take 1_0 for 10
@@ -5835,9 +5887,9 @@ def _in_zone(local: datetime, zone: tzinfo | None) -> datetime:
 
 # How each shell loads its script.
 _LOADING = """
-  bash: eval "$({0} completion bash)"    in ~/.bashrc
-  zsh:  eval "$({0} completion zsh)"     in ~/.zshrc, after compinit
-  fish: {0} completion fish | source     in ~/.config/fish/config.fish"""
+bash: eval "$({0} bash)"    in ~/.bashrc
+zsh:  eval "$({0} zsh)"     in ~/.zshrc, after compinit
+fish: {0} fish | source     in ~/.config/fish/config.fish"""
 
 
 def completion_script(parser: CommandParser, shell: str, installed: str) -> str:
@@ -6046,6 +6098,25 @@ def _function_name(installed: str) -> str:
 _COMPLETIONS = {"bash": _bash_completion, "zsh": _zsh_completion, "fish": _fish_completion}
 
 
+class _PrintCompletion(argparse.Action):
+    """The option that prints a shell's script and exits, before anything is found missing."""
+
+    def __init__(self, *args: Any, installed: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.installed = installed
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        assert isinstance(parser, CommandParser)
+        print(completion_script(parser, values, self.installed))
+        parser.exit()
+
+
 # --- Commands and options
 
 
@@ -6228,8 +6299,12 @@ class CommandParser(argparse.ArgumentParser):
     def add_help_commands(self, installed: str) -> None:
         """Add the commands `help` and `completion`, which parse_args obeys, after all others.
 
-        `installed` is the name of the program whose words the shells complete.
+        `installed` is the name of the program whose words the shells complete. A program without
+        commands has --help; it gets the option --completion, which also prints and exits.
         """
+        if not self.commands:
+            self._add_completion_option(installed)
+            return
         first = next(iter(self.commands))
         text = "show what a command does, with an example"
         command = self.add_command("help", None, text, examples=["", first], group="help")
@@ -6242,11 +6317,26 @@ class CommandParser(argparse.ArgumentParser):
         command = self.add_command(
             "completion", None, text, examples=list(_COMPLETIONS), group="help"
         )
-        command.description = f"{command.description}\n{_LOADING.format(installed)}"
+        loading = _LOADING.format(f"{installed} completion").replace("\n", "\n  ")
+        command.description = f"{command.description}\n{loading}"
         shells = list(_COMPLETIONS)
         command.add_argument("shell", metavar="SHELL", choices=shells, help=", ".join(shells))
         command.set_defaults(
             _show=lambda options: completion_script(self, options.shell, installed)
+        )
+
+    def _add_completion_option(self, installed: str) -> None:
+        shells = list(_COMPLETIONS)
+        loading = _LOADING.format(f"{installed} --completion")
+        self.add_argument_group("completion", loading.strip()).add_argument(
+            "--completion",
+            action=_PrintCompletion,
+            installed=installed,
+            metavar="SHELL",
+            choices=shells,
+            default=argparse.SUPPRESS,
+            help="print a script with which a shell completes the options, and exit: "
+            f"{', '.join(shells)}",
         )
 
     def _help_of(self, topic: str | None) -> str:
@@ -6419,14 +6509,15 @@ def settings_table(parser: CommandParser) -> str:
     """The options and environment variables of a program, as a table in Markdown for its README.
 
     Of each the option, the commands that have it (where there are commands), the variable, the
-    default, and what it means; --help and --version are left out.
+    default, and what it means; --help, --version and --completion are left out.
     """
     commands_of: dict[_Documented, list[str]] = {}
     owners = _all_parsers(parser)
     for command, owner in owners.items():
         for action in owner._actions:
             is_shown = action.help is not argparse.SUPPRESS
-            if action.option_strings and is_shown and action.dest not in ("help", "version"):
+            explains = action.dest in ("help", "version") or isinstance(action, _PrintCompletion)
+            if action.option_strings and is_shown and not explains:
                 commands_of.setdefault(_Documented.of(owner, action), []).append(command)
     for command, owner in owners.items():
         for name, default, text in owner._variables:
@@ -7845,7 +7936,6 @@ _WAITING_PIECES = 16  # read from a pipe and not yet understood
 _QUIET_S = 1.0  # without input for so long, what has come from a pipe is stored
 _BATCH_ROWS = 1_000  # of standard input that are stored at once
 _REMEMBERED_TIMES = 20_000  # hours of a log, and ends of times after the minute
-_MOST_CHARGE_PCT = 110.0  # a gauge may say a little more than full
 
 # --- What columns mean
 
@@ -9358,8 +9448,9 @@ class _LogReader:
         voltage, current, charge_pct = self._numbers(fields)
         is_left_out = False
         if charge_pct is not None and not 0.0 <= charge_pct <= self._largest_charge:
-            is_left_out = charge_pct < 0.0 or charge_pct > _MOST_CHARGE_PCT
-            charge_pct = None if is_left_out else charge_pct
+            given_pct = charge_pct
+            charge_pct = plausible_charge(given_pct)
+            is_left_out = charge_pct is None
         voltage, current, charge_pct = _check_reading(voltage, current, charge_pct)
         if is_left_out:
             self.left_out_charges += 1
@@ -9791,7 +9882,7 @@ class _Export:
         with contextlib.ExitStack() as stack:
             out = sys.stdout
             if options.output != "-":
-                out = stack.enter_context(_open_private(options.output))
+                out = stack.enter_context(_text_output(options.output))
             if options.format == "influx":
                 out.writelines(self._influx_lines(readings))
             elif options.format == "ndjson":
@@ -9863,13 +9954,21 @@ def _influx_tag(text: str) -> str:
     return re.sub(r"([,= ])", r"\\\1", text)
 
 
-def _open_private(path: str) -> Any:
-    """Open a file for writing; a new one belongs to its owner alone."""
+@contextlib.contextmanager
+def _text_output(path: str) -> Iterator[TextIO]:
+    """A file to write text to: whole or not at all, as replace_file() does it.
 
-    def opener(name: str, flags: int) -> int:
-        return os.open(name, flags, 0o600)
-
-    return open(path, "w", encoding="utf-8", newline="", opener=opener)
+    A pipe, a terminal, or what is open already, such as /dev/stdout, gets the text as it comes.
+    """
+    target = Path(path)
+    if target.exists() and not _is_replaceable(target):
+        with open(target, "w", encoding="utf-8", newline="") as out:
+            yield out
+        return
+    with replace_file(target) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        yield text
+        text.detach()  # flushes, and leaves the file open for replace_file()
 
 
 # --- Command line ---------------------------------------------------------------------
@@ -9877,19 +9976,28 @@ def _open_private(path: str) -> Any:
 _PROGRAM = "power-manager"  # its installed name
 
 
+def _meter_names(meter: PowerMeter) -> tuple[str, str | None, str]:
+    """What a person may name a meter by, each if the one before names none."""
+    by_name = f"{meter.device_id}/{meter.name}" if meter.name else None
+    return meter.id, by_name, f"{meter.device_id}/{meter.type}"
+
+
 def _named_meter(pm: PowerManager, name: str) -> PowerMeter:
     """The meter with that id, or that is device/name, or device/type where that is one meter."""
     meters = pm.list_meters()
-    for form in ("{0.id}", "{0.device_id}/{0.name}", "{0.device_id}/{0.type}"):
-        found = [meter for meter in meters if form.format(meter) == name]
+    all_names = [_meter_names(meter) for meter in meters]
+    for names in zip(*all_names):
+        found = [meter for meter, known in zip(meters, names) if known == name]
         if len(found) == 1:
             return found[0]
         if found:
             ids = ", ".join(meter.id for meter in found)
             raise NotFound(f"{name!r} names {len(found)} meters: give the id of one: {ids}")
-    labels = [f"{meter.device_id}/{meter.name or meter.type}" for meter in meters]
-    hint = nearest(name, labels) or ": the command `meters` lists them"
-    raise NotFound(f"no meter has the id or the device/name {name!r}{hint}")
+    known = [f"{meter.device_id}/{meter.name or meter.type}" for meter in meters]
+    if not any(label.casefold().startswith(name.casefold()) for label in known):
+        known += filter(None, chain.from_iterable(all_names))
+    hint = nearest(name, known) or ": the command `meters` lists them"
+    raise NotFound(f"no meter has the id or the device/name {name!r}{hint}", "meter", name)
 
 
 def _number_or_unknown(text: str) -> int | float | None:
@@ -9901,6 +10009,15 @@ def _number_or_unknown(text: str) -> int | float | None:
     except argparse.ArgumentTypeError:
         expected = f"expected a number, or - for unknown, got {text!r}"
         raise argparse.ArgumentTypeError(expected) from None
+
+
+def _charge(text: str) -> int | float:
+    """Text as percent of charge that a gauge can mean, for argparse."""
+    number = parse_number(text)
+    if plausible_charge(number) is None:
+        expected = f"expected 0 to 110 %, got {text!r}: leave out what the gauge does not know"
+        raise argparse.ArgumentTypeError(expected)
+    return number
 
 
 def _percent_or_unknown(text: str) -> int | float | None:
@@ -10315,12 +10432,12 @@ def _run_devices(session: _Session) -> str:
 
 def _run_meters(session: _Session) -> str:
     meters = session.pm.list_meters(session.options.device_id)
+    if not meters and session.options.device_id is not None:
+        session.pm.get_device(session.options.device_id)  # raises NotFound if it is unknown
     if session.options.json:
         return shown_json([_meter_values(meter) for meter in meters])
     if session.options.wide:
         return _full_table(meters, ["wattage", "state"])
-    if not meters and session.options.device_id is not None:
-        session.pm.get_device(session.options.device_id)  # raises NotFound if it is unknown
     stale_s = _stale_seconds(session.pm)
     return _meters_text(meters, session.pm._now_us(), stale_s, session.screen)
 
@@ -10404,7 +10521,7 @@ def _run_budget(session: _Session) -> str:
     budgets = session.pm.power_budget_check(ids)
     for id_, budget in budgets.items():
         if "error" in budget:
-            budget["error"] = _no_device(id_)
+            budget["error"] = str(_no_device(id_, session.pm))
             session.exit_code = 1
             if not session.options.json:
                 print_error(f"{_PROGRAM}: {budget['error']}")
@@ -10616,7 +10733,8 @@ _ABOUT_EXPORT = """
 `import` reads CSV and NDJSON as the same readings. InfluxDB's line protocol has
 the measurement `power`, the tags device, meter, name and type, and nanoseconds.
 An unknown value is an empty field, null, or left out; `import --unknown-charge`
-takes an empty charge as unknown. Only its owner can read a file of --output."""
+takes an empty charge as unknown. A file of --output is written whole or not at
+all, and only its owner can read it."""
 
 
 class _PowerCommands:
@@ -10800,7 +10918,7 @@ class _PowerCommands:
             "current", type=_number_or_unknown, help="amperes out of the source; - if unknown"
         )
         command.add_argument(
-            "charge_pct", type=parse_number, nargs="?", help="percent (default: the meter's last)"
+            "charge_pct", type=_charge, nargs="?", help="percent (default: the meter's last)"
         )
         command.add_argument(
             "--timestamp", metavar="TIME", type=self._parse_time, help="when (default: now)"
@@ -11055,9 +11173,10 @@ def _database_of(command: str, db: str | None) -> Path:
     return path
 
 
-def _no_device(id_: str, known: Iterable[DeviceRecord] = ()) -> str:
-    hint = nearest(id_, [device.id for device in known])
-    return f"no device has the id {id_!r}{hint or ': make it with the command `register`'}"
+def _no_device(id_: str, pm: PowerManager) -> NotFound:
+    """The library's error for an unknown device in the words of the command line."""
+    known = [device.id for device in pm.list_devices()]
+    return unknown_id("device", id_, known, ": make it with the command `register`")
 
 
 def _run(
@@ -11087,8 +11206,7 @@ def _run_command(
         except NotFound as error:
             if error.kind != "device":
                 raise
-            # In the words of the command line.
-            raise NotFound(_no_device(error.id, pm.list_devices())) from error
+            raise _no_device(error.id, pm) from error
     if text is not None:
         print(text)
     return session.exit_code

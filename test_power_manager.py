@@ -9851,6 +9851,25 @@ class TestNearest:
         """The most like it, or those that it begins; nothing that steers a terminal."""
         assert power_manager.nearest(text, known) == end
 
+    @pytest.mark.parametrize(
+        ("id_", "known", "end"),
+        [
+            ("edge-01", ["edge-001", "barn"], "'edge-01': did you mean edge-001?"),
+            ("far", ["edge-001"], "'far': add it"),
+            ("far", [], "'far': add it"),
+        ],
+    )
+    def test_unknown_id(self, id_: str, known: list[str], end: str) -> None:
+        """The error knows what was asked for, and offers the nearest id or says what to do."""
+        error = power_manager.unknown_id("customer", id_, known, ": add it")
+        assert type(error) is power_manager.NotFound
+        assert (str(error), error.kind, error.id) == (
+            f"no customer has the id {end}",
+            "customer",
+            id_,
+        )
+        assert str(power_manager.unknown_id("device", "x", [])) == "no device has the id 'x'"
+
 
 class Ended(NamedTuple):
     """How a parser ended a program."""
@@ -9998,6 +10017,43 @@ class TestCommandParser:
         """It prints the script of that shell."""
         script = power_manager.completion_script(parser, shell, "tool")
         assert end(f"completion {shell}") == (0, script + "\n", "")
+
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    @pytest.mark.parametrize("line", ["--completion {}", "--completion={} --size"])
+    def test_completion_option(
+        self, capsys: pytest.CaptureFixture[str], shell: str, line: str
+    ) -> None:
+        """A program without commands prints the script by an option, whatever else is missing."""
+        parser = power_manager.CommandParser("./tool", "Do things.")
+        parser.add_argument("--size", required=True)
+        parser.add_help_commands("tool")
+        with pytest.raises(SystemExit) as caught:
+            parser.parse_args(line.format(shell).split())
+        script = power_manager.completion_script(parser, shell, "tool")
+        assert (caught.value.code, *capsys.readouterr()) == (0, f"{script}\n", "")
+
+    def test_help_of_the_completion_option(self) -> None:
+        """The help says how each shell loads its script, by the installed name."""
+        parser = power_manager.CommandParser("./tool", "Do things.", examples=["--size 3"])
+        parser.add_help_commands("tool")
+        shown = parser.format_help()
+        for line in (
+            '  bash: eval "$(tool --completion bash)"    in ~/.bashrc',
+            '  zsh:  eval "$(tool --completion zsh)"     in ~/.zshrc, after compinit',
+            "  fish: tool --completion fish | source     in ~/.config/fish/config.fish",
+        ):
+            assert f"\n{line}\n" in shown
+        assert shown.endswith("\nexample:\n  ./tool --size 3\n")
+        assert vars(parser.parse_args([])) == {}
+
+    def test_unknown_shell(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A shell without a script is answered with those that have one."""
+        parser = power_manager.CommandParser("tool", "Do things.")
+        parser.add_help_commands("tool")
+        for shell, hint in (("bsh", "did you mean bash?"), ("csh9", "expected one of bash, zsh")):
+            with pytest.raises(SystemExit, match="2"):
+                parser.parse_args(["--completion", shell])
+            assert f"unknown value {shell!r}: {hint}" in capsys.readouterr().err
 
     def test_parser_without_commands(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Without commands a parser has options alone, and no name but its own."""
@@ -10222,10 +10278,11 @@ class TestSettings:
             assert capsys.readouterr().err.startswith(f"usage: {start} [-h]")
 
     def test_table_without_commands(self) -> None:
-        """A program without commands has no column of them."""
+        """A program without commands has no column of them, and no row of what explains it."""
         parser = power_manager.CommandParser("tool", "Do things.", version="1")
         parser.add_argument("file")
         parser.add_argument("--size", type=int)
+        parser.add_help_commands("tool")
         assert power_manager.settings_table(parser) == (
             "| option | variable | default | meaning |\n"
             "| --- | --- | --- | --- |\n"
@@ -10407,6 +10464,17 @@ class TestReplaceFile:
         with pytest.raises(StorageError, match="place: not a regular file: name another"):
             self.write(path, b"")
         assert (path.lstat().st_ino, os.listdir(tmp_path)) == (before.st_ino, ["place"])
+
+    def test_what_is_open_already(self, tmp_path: Path) -> None:
+        """A link to an open file, as /dev/stdout is one, is not replaced, nor is what it names."""
+        with (tmp_path / "output").open("wb", buffering=0) as output:
+            link = tmp_path / "stdout"
+            link.symlink_to(f"/proc/self/fd/{output.fileno()}")
+            (tmp_path / "again").symlink_to("stdout")
+            for name in ("stdout", "again"):
+                with pytest.raises(StorageError, match=f"{name}: not a regular file: name anoth"):
+                    self.write(tmp_path / name, b"text")
+            assert (link.is_symlink(), (tmp_path / "output").read_bytes()) == (True, b"")
 
     def test_link(self, tmp_path: Path) -> None:
         """A link is replaced by the file; what it leads to stays."""
@@ -10868,11 +10936,11 @@ class TestCompletion:
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    def bash(self, script: str, words: Iterable[str]) -> list[str]:
+    def bash(self, script: str, words: Sequence[str]) -> list[str]:
         """What bash completes the last of some words to."""
         line = f"source {script}; COMP_WORDS=({' '.join(map(shlex.quote, words))}); "
-        line += "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _power_manager; "
-        line += 'printf "%s\\n" "${COMPREPLY[@]}"; complete -p power-manager >&3'
+        line += f"COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _{words[0].replace('-', '_')}; "
+        line += f'printf "%s\\n" "${{COMPREPLY[@]}}"; complete -p {words[0]} >&3'
         return sorted(self.output("bash", "--norc", "-c", f"exec 3>/dev/null; {line}").split())
 
     @pytest.mark.parametrize("shell", SHELLS)
@@ -10965,18 +11033,40 @@ class TestCompletion:
         parser.add_argument("--secret", help=argparse.SUPPRESS)
         parser.add_argument("--bare", action="append", metavar="FILE")
         parser.add_argument("what", choices=["this", "that"])
+        parser.add_help_commands("tool")
         for shell in ("bash", "zsh", "fish"):
             script = tmp_path / shell
             script.write_text(power_manager.completion_script(parser, shell, "tool"))
             assert "secret" not in script.read_text()
             if shell in SHELLS:
                 self.output(shell, "-n", str(script))
-            if shell in SHELLS and shell == "zsh":
-                self.complete_in_zsh(str(script), {"tool --s": [" --size="], "tool --": [help_]})
-            if shell in SHELLS and shell == "fish":
-                lines = f"source {script}; complete -C 'tool --s'"
-                output = self.output(shell, "--no-config", "-c", lines)
-                assert output == f"--size\t{help_}\n"
+        if "bash" in SHELLS:
+            for typed, completed in (
+                ("", ["that", "this"]),
+                ("tha", ["that"]),
+                ("--s", ["--size"]),
+                ("--size l", ["large"]),
+                ("--size small tha", ["that"]),
+                ("--completion z", ["zsh"]),
+            ):
+                words = ["tool", *typed.split(" ")]
+                assert (typed, self.bash(str(tmp_path / "bash"), words)) == (typed, completed)
+        if "zsh" in SHELLS:
+            cases = {"tool --s": [" --size="], "tool --": [help_], "tool --completion=f": ["ish"]}
+            self.complete_in_zsh(str(tmp_path / "zsh"), cases)
+        if "fish" in SHELLS:
+            for typed, completed in (
+                ("--s", ["--size"]),
+                ("--size l", ["large"]),
+                ("--completion z", ["zsh"]),
+            ):
+                lines = f"source {tmp_path / 'fish'}; complete -C 'tool {typed}'"
+                output = self.output("fish", "--no-config", "-c", lines)
+                found = [line.partition("\t")[0] for line in output.splitlines()]
+                assert (typed, found) == (typed, completed)
+            assert f"--size\t{help_}\n" in self.output(
+                "fish", "--no-config", "-c", f"source {tmp_path / 'fish'}; complete -C 'tool --s'"
+            )
 
 
 # --- The command line -------------------------------------------------------------------------
@@ -11289,6 +11379,44 @@ class TestCommandErrors(CommandLine):
         assert "name another file" in outcome.err
         assert run("check").out == "ok\n"
 
+    def test_export_that_fails_leaves_the_earlier_file(self, run: Run, pack: str) -> None:
+        """A file is written whole or not at all: half of one would be imported as all there is."""
+        with PowerManager() as pm:
+            pm.log_many([(pack, 3.7, 0.5, 80.0, int(NOW) - n) for n in range(1000)])
+        Path("old.csv").write_text("before")
+        with full_disk(40_000):  # the database needs 32 KiB beside itself
+            outcome = run("export", pack, "--output", "old.csv")
+        assert (outcome.code, outcome.out) == (1, "")
+        assert re.match(r"power-manager: \S*old.csv: File too large; free some space", outcome.err)
+        assert Path("old.csv").read_text() == "before"
+        assert sorted(os.listdir()) == ["old.csv", "power_manager.db"]
+
+    def test_export_to_a_pipe_and_to_what_is_open(self, run: Run, pack: str) -> None:
+        """They get the text as it comes, and stay what they are."""
+        run("log", pack, 3.7, 0.5, 80)
+        whole = run("export", pack).out
+        os.mkfifo("pipe")
+        reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+        assert run("export", pack, "--output", "pipe").code == 0
+        assert os.read(reader, 10_000).decode() == whole
+        os.close(reader)
+        with open("appended", "w+b", buffering=0) as file:
+            assert run("export", pack, "--output", f"/proc/self/fd/{file.fileno()}").code == 0
+            assert Path("appended").read_text() == whole
+            assert os.fstat(file.fileno()).st_ino == os.stat("appended").st_ino
+
+    @pytest.mark.parametrize("charge", ["-1", "255", "110.1"])
+    def test_a_charge_that_no_gauge_means(
+        self, run: Run, pack: str, capsys: pytest.CaptureFixture[str], charge: str
+    ) -> None:
+        """Clamped to 0, a gauge's "unknown" would be a critical alert: nothing is stored."""
+        with pytest.raises(SystemExit, match="^2$"):
+            run("log", pack, 3.7, 0.5, charge)
+        expected = f"charge_pct: expected 0 to 110 %, got '{charge}': leave out what"
+        assert expected in capsys.readouterr().err
+        assert run("events").out + run("export", pack).out.partition("\n")[2] == "no events\n"
+        assert "100 % charge" in run("log", pack, 3.7, 0.5, "100.4").out
+
     def test_export_through_a_link_to_a_database_in_use(self, run: Run, pack: str) -> None:
         """Writing to a link writes to what it names."""
         run("log", pack, 3.7, 0.5, 80)
@@ -11297,6 +11425,67 @@ class TestCommandErrors(CommandLine):
             pm.register_device("d", "D")
             assert run("export", pack, "--output", "link.csv").code == 1
             assert [device.id for device in pm.list_devices()] == ["d"]
+
+    @pytest.mark.parametrize(
+        ("id_", "advice"),
+        [
+            ("dev-01", "did you mean dev-001?"),
+            ("DEV-001", "did you mean dev-001?"),
+            ("dev", "did you mean dev-001?"),
+            ("absent", "make it with the command `register`"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "update-device {} --name x", "add-meter {} solar", "event {} shutdown",
+            "status {}", "status {} --json", "status dev-001 {}", "status {} --watch",
+            "meters {}", "meters {} --json", "meters {} --wide",
+            "events {}", "events {} --json", "events {} --wide", "events {} --follow",
+            "budget {}", "budget {} --json", "budget dev-001 {}",
+            "report {}", "report {} --text", "delete-device {} --yes",
+        ],
+    )  # fmt: skip
+    def test_unknown_device(self, run: Run, pack: str, line: str, id_: str, advice: str) -> None:
+        """Every command that takes a device's id says the same of one that no device has."""
+        outcome = run(*line.format(id_).split())
+        said = f"no device has the id {id_!r}: {advice}"
+        assert outcome.code == 1
+        if "--json" in line and "budget" in line:
+            assert json.loads(outcome.out) == {id_: {"error": said}}
+        else:
+            assert outcome.err == f"power-manager: {said}\n"
+        if "budget" not in line:
+            assert outcome.out == ""
+
+    @pytest.mark.parametrize(
+        ("name", "advice"),
+        [
+            ("dev-001/Pak", "did you mean dev-001/Pack?"),
+            ("dev-01/Pack", "did you mean dev-001/Pack?"),
+            ("dev-001/pack", "did you mean dev-001/Pack?"),
+            ("dev-001/batery", "did you mean dev-001/battery?"),
+            ("dev-001/solr", "did you mean dev-001/solar?"),
+            ("dev-001", "did you mean dev-001/Pack or dev-001/solar?"),
+            ("dev-001/None", "did you mean dev-001/solar?"),
+            ("{id}x", "did you mean {id}?"),
+            ("far away", "the command `meters` lists them"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "update-meter {} --name x", "log {} 1 1", "import {}", "export {}", "stats {}",
+            "delete-readings {} --yes", "delete-meter {} --yes",
+        ],
+    )  # fmt: skip
+    def test_unknown_meter(self, run: Run, pack: str, line: str, name: str, advice: str) -> None:
+        """Every command that takes a meter offers the nearest of what names one."""
+        run("add-meter", "dev-001", "solar")
+        name = name.format(id=pack)
+        words = [name if word == "{}" else word for word in line.split()]
+        said = f"power-manager: {NO_METER} {name!r}: {advice.format(id=pack)}\n"
+        assert run(*words) == (1, "", said)
 
     @pytest.mark.parametrize("number", ["1_0", "1__0"])
     def test_numbers_as_python_writes_them(self, run: Run, pack: str, number: str) -> None:
@@ -14802,19 +14991,17 @@ class TestShownToAPerson(Showing):
             f"Nothing measured yet  {device}\n  no meters yet: the command `add-meter` adds one\n"
         )
 
-    @pytest.mark.parametrize("line", ["status absent", "meters absent", "events absent"])
-    def test_unknown_device(self, run: Run, house: Path, line: str) -> None:
-        """It is an error, in the words of the command line."""
-        outcome = run(*line.split())
-        assert (outcome.code, outcome.out) == (1, "")
-        assert "no device has the id 'absent'" in outcome.err
-
     def test_budget_of_an_unknown_device(self, run: Run, house: Path) -> None:
         """It has a line in the table and one on standard error, and the exit code is 1."""
         outcome = run("budget", "absent", clock=Clock())
         assert (outcome.code, outcome.err) == (
             1,
             "power-manager: no device has the id 'absent': make it with the command `register`\n",
+        )
+        budget = run("budget", "absent", "--json")
+        assert (budget.code, json.loads(budget.out)) == (
+            1,
+            {"absent": {"error": outcome.err.strip().removeprefix("power-manager: ")}},
         )
         assert outcome.out.splitlines()[1].split() == ["absent", *["-"] * 7, "no", "such", "id"]
 
