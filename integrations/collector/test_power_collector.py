@@ -208,16 +208,6 @@ def test_sentinels_and_other_text_are_no_numbers(text: str) -> None:
     assert pc._number(text) is None
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [(-1, None), (0, 0), (104, 100), (255, None), (None, None)]
-)
-def test_a_charge_is_clamped_where_it_is_near_and_dropped_where_it_is_not(
-    value: Any, expected: Any
-) -> None:
-    """A gauge at 104 % is full, one at 255 is broken."""
-    assert pc._percent(value) == expected
-
-
 def test_a_file_that_cannot_be_read_is_empty_text(tmp_path: Path) -> None:
     """Missing files, directories and pipes without a writer neither raise nor block."""
     os.mkfifo(tmp_path / "pipe")
@@ -1855,7 +1845,8 @@ def test_a_line_of_a_program(line: dict[str, Any], expected: tuple[Any, ...]) ->
     """Its keys are volts, amperes or watts; a battery's direction is its status's, else its
     sign's.
     """
-    kind, sample, complaints = pc._sample_of_line(line)
+    kind = pc._line_type(line)
+    sample, complaints = pc._sample_of_line(line, kind)
     pc.Histories().judge([(pc.Source("x", kind), sample)], 0.0)
     found = (kind.value, sample.voltage, sample.current_draw, sample.wattage, sample.direction)
     assert found == expected
@@ -1869,17 +1860,17 @@ def test_all_that_a_line_may_say() -> None:
     NUT's.
     """
     line = {"name": "x", "type": "ups", "charge_pct": 55, "status": "OB LB RB", "capacity_wh": 84}
-    _, sample, complaints = pc._sample_of_line(
-        line | {"runtime_s": 600, "temperature_c": 25.5, "serial": "A1"}
+    sample, complaints = pc._sample_of_line(
+        line | {"runtime_s": 600, "temperature_c": 25.5, "serial": "A1"}, MeterType.UPS
     )
     assert (sample.charge_pct, sample.capacity_wh, sample.runtime_s) == (55.0, 84.0, 600.0)
     assert (sample.temperature_c, sample.serial) == (25.5, "A1")
     assert (sample.mains, sample.low, sample.tokens) == (False, True, frozenset({"OB", "LB", "RB"}))
     assert complaints == []
     for status, mains in (("Online", True), ("offline", False), ("", None), ("OB", None)):
-        _, sample, _ = pc._sample_of_line({"type": "main", "status": status})
+        sample, _ = pc._sample_of_line({"status": status}, MeterType.MAIN)
         assert sample.mains is mains
-    _, sample, _ = pc._sample_of_line({"type": "battery", "status": "Charging"})
+    sample, _ = pc._sample_of_line({"status": "Charging"}, MeterType.BATTERY)
     assert (sample.mains, sample.low, sample.tokens) == (None, None, frozenset())
 
 
@@ -1887,20 +1878,66 @@ def test_all_that_a_line_may_say() -> None:
     ("line", "complaint"),
     [
         ({"volts": 5}, "no such key: volts"),
-        ({"type": "water"}, "no such type: water"),
-        ({"voltage": "5"}, "not a plausible voltage: 5"),
-        ({"voltage": True}, "not a plausible voltage: True"),
+        ({"voltage": "5"}, 'not a plausible voltage: "5"'),
+        ({"voltage": True}, "not a plausible voltage: true"),
         ({"voltage": 1e9}, "not a plausible voltage: 1000000000.0"),
         ({"voltage": 10**400}, f"not a plausible voltage: 1{'0' * 39}"),
         ({"voltage": [1]}, "not a plausible voltage: [1]"),
-        ({"current": float("nan")}, "not a plausible current: nan"),
+        ({"current": float("nan")}, "not a plausible current: NaN"),
+        ({"capacity_wh": 1e12}, "not a plausible capacity_wh: 1000000000000.0"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_said(line: dict[str, Any], complaint: str) -> None:
     """One value costs that value."""
-    _, sample, complaints = pc._sample_of_line({"charge_pct": 50} | line)
+    sample, complaints = pc._sample_of_line({"charge_pct": 50} | line, MeterType.MAIN)
     assert complaints == [complaint]
     assert (sample.charge_pct, sample.wattage) == (50.0, None)
+
+
+@pytest.mark.parametrize("charge", [254, -1, 110.5, "50"])
+def test_a_charge_that_no_gauge_means_is_named(charge: object) -> None:
+    """It is unknown, and the value is said: 254 is a gauge's word for unknown, -1 another's."""
+    sample, complaints = pc._sample_of_line({"charge_pct": charge}, MeterType.BATTERY)
+    assert sample.charge_pct is None
+    assert complaints == [f"not a plausible charge_pct: {json.dumps(charge)}"]
+    sample, complaints = pc._sample_of_line({"charge_pct": 104}, MeterType.BATTERY)
+    assert (sample.charge_pct, complaints) == (100.0, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"type": "batery", "voltage": 12}', 'no such type: "batery": did you mean battery?'),
+        (
+            '{"type": 5, "voltage": 12}',
+            "no such type: 5: expected one of main, battery, solar, ups",
+        ),
+        ('{"voltage": 12, "voltage": 13}', "the key voltage is there twice"),
+        ('{"serial": {"a": 1, "a": 2}}', "the key a is there twice"),
+        ("[12]", "no JSON object: [12]"),
+        ("12 V", "no JSON object: 12 V"),
+        ("[" * 50_000, f"no JSON object: {'[' * 80}"),
+    ],
+    ids=["type", "number for a type", "twice", "twice inside", "array", "text", "too deep"],
+)
+def test_a_line_that_cannot_be_right_is_left_out(
+    program: Callable[..., pc.Program], caplog: pytest.LogCaptureFixture, line: str, why: str
+) -> None:
+    """The source says why, and no meter is made: the type of a meter can never be changed."""
+    one = program(printing(line))
+    until(lambda: one.poll() and bool(caplog.records))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"--program Hat: a line is left out: {why}"
+    ]
+    assert one._samples == {}
+    (source,) = one.sources()
+    assert source.read().problem == f"its last line was left out: {why}"
+
+
+@pytest.mark.parametrize(("told", "kind"), [({}, "main"), ({"type": None}, "main")])
+def test_a_line_without_a_type(told: dict[str, Any], kind: str) -> None:
+    """It is of a main meter."""
+    assert pc._line_type(told) == kind
 
 
 def test_a_program(
@@ -2017,6 +2054,24 @@ def test_a_program_that_ended_says_so(
     assert [record.getMessage() for record in caplog.records] == [
         "--program Hat: it ended with 3; it is started again, after 300 s at most"
     ]
+
+
+@pytest.mark.parametrize("words", ["/no/such/program", "sh -c 'exit 3'"])
+@pytest.mark.parametrize("command", ["run", "run --once", "sources"])
+def test_a_program_is_started_again_where_there_is_another_look(
+    tree: Tree, db: Path, caplog: pytest.LogCaptureFixture, words: str, command: str
+) -> None:
+    """What ends after one look does not say that it will be."""
+    what, *once = command.split()
+    arguments = [what, "--root", str(tree.root), "--program", f"Hat={words}", *once]
+    if what == "run":
+        arguments[1:1] = ["d", "--db", str(db)]
+    pc.main(arguments, Time(3).clocks)
+    (said,) = [
+        record.getMessage() for record in caplog.records if "--program Hat" in record.getMessage()
+    ]
+    assert said.endswith("; it is started again, after 300 s at most") == (command == "run")
+    assert re.match("--program Hat: it (cannot be run: /no/such/program: No|ended with 3)", said)
 
 
 @pytest.mark.parametrize("command", [["/no/such/program"], [""], ["a\0b"]])
@@ -2147,7 +2202,7 @@ def test_a_programs_errors_are_said_once(
     one._take_lines(b'{"volts": 5}\nboo\n' * 500)
     assert [record.getMessage() for record in caplog.records] == [
         "--program Hat: no such key: volts",
-        "--program Hat: no JSON object: boo",
+        "--program Hat: a line is left out: no JSON object: boo",
     ]
 
 
@@ -2252,7 +2307,9 @@ def test_the_readmes_esp(
     monkeypatch.setattr(time, "sleep", rest)
     with pytest.raises(KeyboardInterrupt):
         exec(code, {"print": printed.append})
-    kind, sample, complaints = pc._sample_of_line(json.loads(printed[0]))
+    values = json.loads(printed[0])
+    kind = pc._line_type(values)
+    sample, complaints = pc._sample_of_line(values, kind)
     assert (kind, complaints) == (MeterType.BATTERY, [])
     assert (sample.voltage, sample.current_draw) == (12.0, 5.0)
 

@@ -309,6 +309,8 @@ export type HelloMessage = {
 
 /**
  * How many readings were received, and how many of them were new and stored.
+ *
+ * Of `implausible_charges` the charge was below 0 or above 110 %, as a gauge's -1 or 255 for one that it does not know: these readings have come without a charge.
  */
 export type IngestResult = {
     /**
@@ -319,6 +321,10 @@ export type IngestResult = {
      * Number of readings
      */
     stored: number;
+    /**
+     * Number of readings
+     */
+    implausible_charges: number;
 };
 
 /**
@@ -460,7 +466,7 @@ export type NewReading = {
      */
     current_draw: number | null;
     /**
-     * %, clamped to 0..100; null: the meter's last, which may be unknown
+     * %; up to 110 is full; below 0 and above 110 is not known, and counted in the answer; null: not known. Then it is the meter's last, which may be unknown
      */
     charge_pct?: number | null;
     /**

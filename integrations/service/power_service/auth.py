@@ -43,10 +43,10 @@ class Gate:
         self._buckets = Buckets(settings.rate, settings.burst)
         self._failures = Buckets(min(settings.rate, 10.0), 20)  # for each address
         self._trouble = ""  # why the tokens cannot be read; "" while they can
+        self._had_some = bool(tokens.grants)
 
     async def refresh(self) -> None:
         """Read the tokens again if their file has changed; keep the old ones if that fails."""
-        had_some = bool(self.tokens.grants)
         try:
             await self.storage.call(Lane.POLL, self.tokens.refresh)
         except (Refused, OSError, Problem) as error:
@@ -55,7 +55,9 @@ class Gate:
             self._trouble = str(error)
         else:
             self._trouble = ""
-            if had_some and not self.tokens.grants:
+            had_some = self._had_some  # not from before the call: two may be under way
+            self._had_some = bool(self.tokens.grants)
+            if had_some and not self._had_some:
                 _log.warning(
                     "%s has no token any more, so every request is refused; put it back, or make "
                     "one: %s",

@@ -62,17 +62,20 @@ def remove_abandoned(database: Path) -> None:
     try:
         with locked(beside):
             _remove_abandoned(beside)
-    except OSError as error:
-        _log.warning("unfinished copies in %s cannot be removed: %s", beside, error.strerror)
+    except OSError as error:  # of a directory that only its files can be read of
+        _log.warning("unfinished copies in %s cannot be looked for: %s", beside, error.strerror)
 
 
 def _remove_abandoned(beside: Path) -> None:
-    """Remove the directories of copies that no process holds the lock of. Raises OSError."""
+    """Remove the directories of copies that no process holds the lock of."""
     for directory in beside.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(FileNotFoundError), locked_if_free(directory) as is_abandoned:
-            if is_abandoned:
-                shutil.rmtree(directory)
-                _log.warning("removed %s: a copy that was never finished", directory)
+        try:
+            with locked_if_free(directory) as is_abandoned:
+                if is_abandoned:
+                    shutil.rmtree(directory)
+                    _log.warning("removed %s: a copy that was never finished", directory)
+        except OSError as error:  # such as that of another user
+            _log.warning("%s cannot be removed: %s", directory, error.strerror)
 
 
 @contextlib.contextmanager

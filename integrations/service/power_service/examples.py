@@ -126,7 +126,7 @@ RESPONSES: dict[str, Any] = {
     },
     "getMeter": _METER,
     "updateMeter": {**_METER, "capacity_wh": 48.0},
-    "postReadings": {"received": 2, "stored": 1},
+    "postReadings": {"received": 2, "stored": 1, "implausible_charges": 0},
     "listReadings": {"readings": [_READING], "next_cursor": "0660e9b3d08001"},
     "deleteReadings": {"deleted": 12},
     "getSeries": _SERIES,

@@ -94,10 +94,15 @@ def series_of(meter_id: str, reading_count: int, points: list[PowerReading]) -> 
 
 @dataclass
 class IngestResult:
-    """How many readings were received, and how many of them were new and stored."""
+    """How many readings were received, and how many of them were new and stored.
+
+    Of `implausible_charges` the charge was below 0 or above 110 %, as a gauge's -1 or 255 for one
+    that it does not know: these readings have come without a charge.
+    """
 
     received: int
     stored: int
+    implausible_charges: Annotated[int, Field(description="Number of readings")]
 
 
 @dataclass

@@ -67,7 +67,8 @@ NEW_READING = Shape(
     {
         "charge_pct": {
             **_NULLABLE_NUMBER,
-            "description": "%, clamped to 0..100; null: the meter's last, which may be unknown",
+            "description": "%; up to 110 is full; below 0 and above 110 is not known, and counted "
+            "in the answer; null: not known. Then it is the meter's last, which may be unknown",
         },
         "timestamp": _TIME,
     },

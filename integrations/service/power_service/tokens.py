@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -109,21 +110,24 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen: tuple[int, int, int] | None = None
+        # Two threads that read it at once could keep an earlier content as the latest.
+        self._reading = threading.Lock()
         self.grants: list[Grant] = []
         self.refresh()
 
     def refresh(self) -> None:
         """Read the file again if it has changed. Raises Refused."""
-        try:
-            now = os.stat(self.path)
-        except FileNotFoundError:
-            self._seen = None
-            self.grants = []
-            return
-        seen = (now.st_ino, now.st_mtime_ns, now.st_ctime_ns)
-        if seen != self._seen:
-            self.grants = _read(self.path)
-            self._seen = seen
+        with self._reading:
+            try:
+                now = os.stat(self.path)
+            except FileNotFoundError:
+                self._seen = None
+                self.grants = []
+                return
+            seen = (now.st_ino, now.st_mtime_ns, now.st_ctime_ns)
+            if seen != self._seen:
+                self.grants = _read(self.path)
+                self._seen = seen
 
     def find(self, token: str) -> Grant | None:
         """The grant of a token, or None; it takes the same time for every token."""

@@ -24,12 +24,13 @@ from conftest import Start
 from fastapi import FastAPI
 from forked import Forked
 from power_service import cli
+from power_service import tokens as tokens_module
 from power_service.auth import Gate
 from power_service.dashboard import add_dashboard
 from power_service.limits import Buckets
 from power_service.problems import Problem
 from power_service.settings import Refused, Settings
-from power_service.tokens import EVERYBODY, Scope, Tickets, TokenFile
+from power_service.tokens import EVERYBODY, Grant, Scope, Tickets, TokenFile
 from service_harness import ENVIRONMENT, SERVICE, SOON, Service, certificate, eventually, small_disk
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -485,7 +486,7 @@ class TestTokens:
             "scopes": ["read"],
             "devices": None,
         }
-        assert printed.err == ""
+        assert "printed only this once" not in printed.err
         assert cli.main(["token", "revoke", grant.id, *db]) == 0
         printed = capsys.readouterr()
         assert (json.loads(printed.out), printed.err) == ({"revoked": grant.id}, "")
@@ -507,6 +508,71 @@ class TestTokens:
         assert printed.err.startswith(f"power-service: {path}: File too large")
         assert list(tmp_path.iterdir()) == [path]
         assert path.read_bytes() == before
+
+    @pytest.mark.parametrize("form", [[], ["--json"]])
+    def test_a_token_that_nobody_has_seen_is_none(self, tmp_path: Path, form: list[str]) -> None:
+        """Its text could not be printed, and nothing else has it."""
+        words = ["token", "new", "x", "--scope", "read", "--db", str(tmp_path / "p.db"), *form]
+        command = [sys.executable, "-m", "power_service", *words]
+        with open("/dev/full", "w") as full:
+            run = subprocess.run(
+                command,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+                text=True,
+                check=False,
+            )
+        assert (run.returncode, run.stderr) == (1, "power-service: No space left on device\n")
+        assert TokenFile(tmp_path / "p.db.tokens.json").grants == []
+
+    def test_what_may_be_a_slip_of_the_pen_is_said(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A database or a device that is not there; it may come later, so the token is made."""
+        path = tmp_path / "power.db"
+        new = ["token", "new", "x", "--scope", "read", "--device", "a", "--device", "b"]
+        assert cli.main([*new, "--db", str(path)]) == 0
+        assert f"{path}: there is no such database yet: " in capsys.readouterr().err
+        assert not path.exists()
+        with PowerManager(path) as pm:
+            pm.register_device("a", "A")
+        assert cli.main([*new, "--db", str(path)]) == 0
+        message = capsys.readouterr().err
+        assert "power-service: no device has the id 'b' yet: " in message
+        assert "'a'" not in message
+        assert cli.main([*new, "--tokens", str(tmp_path / "t.json")]) == 0
+        assert " yet: " not in capsys.readouterr().err
+
+    def test_two_threads_that_read_it_keep_the_latest(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A token that was revoked meanwhile is not kept: the second one waits for the first."""
+        tokens = TokenFile(tmp_path / "tokens.json")
+        other = TokenFile(tokens.path)
+        _, grant = other.new("x", [Scope.READ])
+        read, begun, go_on = tokens_module._read, threading.Event(), threading.Event()
+
+        def slow(path: Path) -> list[Grant]:
+            found = read(path)
+            if not begun.is_set():
+                begun.set()
+                assert go_on.wait(SOON)
+            return found
+
+        monkeypatch.setattr(tokens_module, "_read", slow)
+        first = threading.Thread(target=tokens.refresh)
+        first.start()
+        assert begun.wait(SOON)
+        monkeypatch.setattr(tokens_module, "_read", read)
+        other.revoke(grant.id)
+        second = threading.Thread(target=tokens.refresh)
+        second.start()
+        second.join(0.2)  # as far as it comes
+        go_on.set()
+        first.join()
+        second.join()
+        assert tokens.grants == []
 
     def test_tokens_made_at_the_same_time_are_all_kept(self, tmp_path: Path) -> None:
         """Each change of the file is one whole change."""

@@ -159,8 +159,13 @@ class TestRest:
             assert client.get("/v1/backup").status_code == 200
         assert list(tmp_path.glob(".power-backup-*")) == []
         half.mkdir()
+        foreign = tmp_path / ".power-backup-note"
+        foreign.touch()
         first.start()
         assert not half.exists()
+        with second.client() as client:
+            assert client.get("/v1/backup").status_code == 200, "what cannot be removed stays"
+        assert f"{foreign} cannot be removed: Not a directory" in first.log.read_text()
         assert f"removed {half}: a copy that was never finished" in first.log.read_text()
 
 

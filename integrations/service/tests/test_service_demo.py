@@ -11,6 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -148,6 +149,27 @@ class TestTheCommand:
         assert (process.returncode, errors) == (expected, "")
         assert not list(tmp_path.glob("power-demo-*"))
 
+    def test_an_end_while_a_call_hangs_leaves_nothing(self, tmp_path: Path) -> None:
+        """The process ends without it; the directory goes all the same."""
+        environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
+        command = [sys.executable, "-W", "error", "-c", HANGING_REPORT, "--demo", "--port", "0"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+        ) as process:
+            assert process.stdout is not None
+            printed = [process.stdout.readline() for _ in range(3)]
+            url = printed[1].partition("The demo is at ")[2].strip()
+            address = urlsplit(url)
+            with socket.create_connection((address.hostname or "", address.port or 0)) as client:
+                request = "GET /v1/devices/lake-cabin/report HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                client.sendall(request.encode())
+                eventually((tmp_path / "hanging").exists)
+                assert list(tmp_path.glob("power-demo-*")) != []
+                process.send_signal(signal.SIGTERM)
+                process.communicate(timeout=SOON)
+        assert process.returncode == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["hanging"]
+
     @pytest.mark.parametrize("before", [signal.SIG_IGN, signal.SIG_DFL])
     def test_under_nohup_it_stays(self, before: signal.Handlers) -> None:
         """A SIGHUP that is ignored goes on being ignored; and what was before comes back."""
@@ -270,6 +292,17 @@ import signal, sys
 from power_service import cli, demo
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 demo.DAYS = demo.RECENT_DAYS = 1
+sys.exit(cli.main())
+"""
+HANGING_REPORT = """
+import os, sys, threading
+from power_manager import PowerManager
+from power_service import cli, demo
+demo.DAYS = demo.RECENT_DAYS = 1
+def hang(*_, **__):
+    open(os.path.join(os.environ["TMPDIR"], "hanging"), "w").close()
+    threading.Event().wait()
+PowerManager.export_report = hang
 sys.exit(cli.main())
 """
 END_WHILE_MAKING = """

@@ -251,7 +251,7 @@ class TestReadings:
             api.post("/v1/readings", content=content, headers=headers).json() for _ in range(3)
         ]
         count = len(sent)
-        assert results == [{"received": count, "stored": stored} for stored in (count, 0, 0)]
+        assert results == [ingested(count, stored) for stored in (count, 0, 0)]
         assert [r.timestamp for r in pm.iter_history(battery["id"])] == [
             (NOON + timedelta(minutes=minute)).isoformat(timespec="microseconds")
             for minute in range(count)
@@ -262,7 +262,7 @@ class TestReadings:
     ) -> None:
         """Without a timestamp a reading becomes the present state, and a low battery an event."""
         live = {"meter_id": battery["id"], "voltage": 3.5, "current_draw": 1, "charge_pct": 4}
-        assert api.post("/v1/readings", json=live).json() == {"received": 1, "stored": 1}
+        assert api.post("/v1/readings", json=live).json() == ingested(1, 1)
         assert api.get(f"/v1/meters/{battery['id']}").json()["state"] == "critical"
         events = api.get(f"/v1/devices/{battery['device_id']}/events").json()
         assert [event["type"] for event in events] == ["low_battery"]
@@ -327,10 +327,7 @@ class TestReadings:
         """The limit of a batch."""
         rows = [reading(battery, minute) for minute in range(10_001)]
         assert "10000" in problem(api.post("/v1/readings", json=rows), 422, "invalid_value")
-        assert api.post("/v1/readings", json=rows[1:]).json() == {
-            "received": 10_000,
-            "stored": 10_000,
-        }
+        assert api.post("/v1/readings", json=rows[1:]).json() == ingested(10_000, 10_000)
 
     @pytest.mark.parametrize(
         "bad", ["NaN", "Infinity", "-Infinity", "1e999", "true", '"12.5"', "null", "[]", "1" * 999]
@@ -362,7 +359,7 @@ class TestReadings:
             "current_draw": None,
             "charge_pct": 60.0,
         }
-        assert api.post("/v1/readings", json=sent).json() == {"received": 1, "stored": 1}
+        assert api.post("/v1/readings", json=sent).json() == ingested(1, 1)
         meter = api.get(url).json()
         known = (meter["voltage"], meter["current_draw"], meter["wattage"], meter["power_known"])
         assert known == (12.0, 0.0, None, False)
@@ -425,6 +422,29 @@ class TestReadings:
             f"/v1/devices/{device}/meters", json={"type": "battery", "charge_pct": charge}
         )
         assert (answer.status_code, "from 0 to 100" in answer.text) == (422, True)
+
+    @pytest.mark.parametrize("charge", [-1, -0.001, 110.5, 255, -1e300, 65535])
+    def test_a_charge_that_no_gauge_means_is_not_known_and_told(
+        self, api: httpx2.Client, battery: dict[str, Any], charge: float
+    ) -> None:
+        """A gauge's -1 is no empty battery: no alert, and the meter keeps the charge it had."""
+        sent = [reading(battery, 0, charge_pct=60), reading(battery, 1, charge_pct=charge)]
+        assert api.post("/v1/readings", json=sent).json() == ingested(2, 2, 1)
+        assert api.get(f"/v1/meters/{battery['id']}").json()["charge_pct"] == 60.0
+        live = {**reading(battery, charge_pct=charge), "timestamp": None}
+        assert api.post("/v1/readings", json=live).json() == ingested(1, 1, 1)
+        assert api.get(f"/v1/devices/{battery['device_id']}/events").json() == []
+        nothing_else = {**live, "voltage": None, "current_draw": None}
+        problem(api.post("/v1/readings", json=nothing_else), 422, "invalid_value")
+
+    @pytest.mark.parametrize(("charge", "kept"), [(0, 0.0), (100.4, 100.0), (110, 100.0)])
+    def test_a_gauge_that_overshoots_is_full(
+        self, api: httpx2.Client, battery: dict[str, Any], charge: float, kept: float
+    ) -> None:
+        """A little over 100 is 100."""
+        sent = reading(battery, charge_pct=charge)
+        assert api.post("/v1/readings", json=sent).json() == ingested(1, 1)
+        assert api.get(f"/v1/meters/{battery['id']}").json()["charge_pct"] == kept
 
     def test_a_charge_comes_by_a_reading(self, api: httpx2.Client, battery: dict[str, Any]) -> None:
         """A PATCH takes null alone."""
@@ -991,6 +1011,11 @@ def labels_of(meter: dict[str, Any], device_name: str, name: str) -> str:
 def sent(answer: httpx2.Response) -> int:
     """How many bytes of body went over the wire."""
     return int(answer.headers["Content-Length"])
+
+
+def ingested(received: int, stored: int, implausible_charges: int = 0) -> dict[str, int]:
+    """The answer to readings."""
+    return {"received": received, "stored": stored, "implausible_charges": implausible_charges}
 
 
 def problem(answer: httpx2.Response, status: int, code: str) -> str:
