@@ -5,6 +5,7 @@ import { usePowerClient } from "@blackroad/power-client/react";
 import { type FormEvent, useEffect, useId, useRef, useState } from "react";
 import * as format from "../format";
 import { Dialog } from "../ui/Dialog";
+import { numberIn } from "../ui/number";
 import { errorText } from "../ui/states";
 import { EVENT_NAMES, eventValue } from "./events";
 
@@ -77,14 +78,13 @@ function Fill({ draft, onDone, onCancel }: FillProps) {
   function done(event: FormEvent<HTMLFormElement>): void {
     event.preventDefault();
     const form = new FormData(event.currentTarget);
-    const text = String(form.get("value")).trim().replace(",", ".");
-    const value = Number(text);
-    if (text === "" || !Number.isFinite(value)) {
-      setProblem(`Value: expected a number such as 12.5, got “${text}”.`);
-      return;
-    }
     const note = String(form.get("note")).trim();
-    onDone({ type: form.get("type") as Draft["type"], value, note: note || null });
+    try {
+      const value = numberIn(String(form.get("value")).trim(), "Value");
+      onDone({ type: form.get("type") as Draft["type"], value, note: note || null });
+    } catch (error) {
+      setProblem((error as Error).message);
+    }
   }
   return (
     <form className="fields" onSubmit={done} noValidate>

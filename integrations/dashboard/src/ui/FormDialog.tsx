@@ -4,6 +4,7 @@
 
 import { type FormEvent, type ReactNode, useId, useRef, useState } from "react";
 import { Dialog } from "./Dialog";
+import { numberIn } from "./number";
 import { errorText } from "./states";
 
 interface FormDialogProps {
@@ -95,12 +96,11 @@ export function Field({ name, label, value, hint, numeric = false }: FieldProps)
 /** A field's text without the spaces around it. */
 export const textOf = (form: FormData, name: string): string => String(form.get(name) ?? "").trim();
 
-/** A field's number, null if it is empty; throws an Error if it is not a number. */
+/** A field's number, null if it is empty; throws an Error if it is not a number, or below 0. */
 export function numberOf(form: FormData, name: string, label: string): number | null {
-  const text = textOf(form, name).replace(",", ".");
+  const text = textOf(form, name);
   if (text === "") return null;
-  const value = Number(text);
-  if (!Number.isFinite(value) || value < 0)
-    throw new Error(`${label}: expected a number such as 12.5, got “${text}”.`);
+  const value = numberIn(text, label);
+  if (value < 0) throw new Error(`${label}: expected 0 or more, got “${text}”.`);
   return value;
 }

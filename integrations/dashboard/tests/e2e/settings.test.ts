@@ -22,6 +22,9 @@ test("name, target and thresholds can be changed; a wrong figure keeps the other
   await dialog.getByLabel("Daily target, Wh").fill("a lot");
   await dialog.getByRole("button", { name: "Save" }).click();
   await dialog.getByText("Daily target: expected a number such as 12.5, got “a lot”.").waitFor();
+  await dialog.getByLabel("Daily target, Wh").fill("1,200");
+  await dialog.getByRole("button", { name: "Save" }).click();
+  await dialog.getByText("Daily target: “1,200” can be 1200 or 1.200.").waitFor();
   await dialog.getByLabel("Daily target, Wh").fill("1,5");
   await dialog.getByLabel("Low battery at, %").fill("3");
   await dialog.getByLabel("Critical battery at, %").fill("30");

@@ -3,6 +3,30 @@
 import { describe, expect, test } from "vitest";
 import * as format from "../../src/format";
 import { deviceHref, parseRoute } from "../../src/route";
+import { numberIn } from "../../src/ui/number";
+
+test.each([
+  ["12.5", 12.5],
+  ["1,5", 1.5],
+  ["0,125", 0.125],
+  ["1234", 1234],
+  ["1.234", 1.234],
+  ["-7", -7],
+  ["1000,5", 1000.5],
+])("%s is typed for %d", (text, value) => expect(numberIn(text, "Value")).toBe(value));
+
+test.each(["", "a lot", "1,234,567", "1,234.5", "1e999", "NaN"])("%j is no number", (text) =>
+  expect(() => numberIn(text, "Value")).toThrow(
+    `Value: expected a number such as 12.5, got “${text}”.`,
+  ),
+);
+
+test("a comma that may be one of thousands is asked about, rather than guessed", () => {
+  for (const text of ["1,234", "-12,000"])
+    expect(() => numberIn(text, "Daily target")).toThrow(
+      `Daily target: “${text}” can be ${text.replace(",", "")} or ${text.replace(",", ".")}.`,
+    );
+});
 
 test.each([
   [0, "0.00 W"],
