@@ -10827,6 +10827,20 @@ class TestRunProgram:
         )
         assert done.stdout == f"a is not installed: pip install '{name}[all]'\n"
 
+    @pytest.mark.parametrize("has_metadata", [False, True])
+    def test_module_that_was_not_installed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_metadata: bool
+    ) -> None:
+        """Whether or not the project is installed somewhere, this copy is a checkout's."""
+        power_manager.not_installed("a", "all")  # imports what it needs
+        information = tmp_path / "blackroad_power_manager-1.0.0.dist-info"
+        if has_metadata:
+            information.mkdir()
+            (information / "METADATA").write_text("Name: blackroad-power-manager\nVersion: 1.0.0\n")
+        monkeypatch.setattr(sys, "path", [str(tmp_path)])
+        said = power_manager.not_installed("a", "all")
+        assert said == "a is not installed: pip install '.[all]'"
+
     @pytest.mark.parametrize("error", [ValueError, SystemExit])
     def test_other_errors(self, error: type[BaseException]) -> None:
         """What is not one of its errors is not hidden."""
@@ -14699,7 +14713,7 @@ Late \\x1b[31mnode  late                         today 110 Wh out, 0 in, 110 use
     ("report house --text --days 2", 80): """\
 House on the hill  house                              2 days to 2025-06-16 14:30
 
-used              21.6 kWh  10.8 kWh a day
+used              21.6 kWh  12.8 kWh a day, over 1d16h
 from the sun      34.7 kWh
 into the mains    9.96 kWh
 from the UPS      1.83 kWh
@@ -14786,8 +14800,8 @@ time                 device  event         note
 device       load W  solar W  net W  charge   left  24 h Wh  target  verdict
 house             0     2484   2484     90%      -    14000    9000  over target
 gate           6.50     7.19   0.70     59%  1h19m      217       -  ok
-a-rather-l…       0        0      0       -      -        0       -  inactive
-late            125        0   -125     48%      -      213       -  unknown W
+a-rather-l…       0        0      0       -      -        -       -  inactive
+late            125        0   -125     48%      -      213       -  stale 5h
 """,
     ("status", 120): """\
 meter                    type     state     charge           W      V      A   left  24 h       \
@@ -14834,7 +14848,7 @@ h out, 0 in, 110 used
 House on the hill  house                                                                      2 \
 days to 2025-06-16 14:30
 
-used              21.6 kWh  10.8 kWh a day
+used              21.6 kWh  12.8 kWh a day, over 1d16h
 from the sun      34.7 kWh
 into the mains    9.96 kWh
 from the UPS      1.83 kWh
@@ -14890,10 +14904,10 @@ house                                             0     2484   2484     90%     
 000  over target
 gate                                           6.50     7.19   0.70     59%  1h19m      217     \
   -  ok
-a-rather-long-id-of-a-device-without-meters       0        0      0       -      -        0     \
+a-rather-long-id-of-a-device-without-meters       0        0      0       -      -        -     \
   -  inactive
 late                                            125        0   -125     48%      -      213     \
-  -  unknown W
+  -  stale 5h
 """,
 }
 DEMO = """\
@@ -15124,6 +15138,92 @@ class TestShownToAPerson(Showing):
             pm.register_device("weak", "Weak", shutdown_threshold=5.0)
             pm.log_power(pm.add_meter("weak", "main").id, 1.0, 1.0)
         assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  low supply")
+
+    @pytest.mark.parametrize(
+        ("ages", "cells"),
+        [
+            ([], "0 0 0 - - - 100 no readings"),
+            ([9 * 86400], "60.0 0 -60.0 - - - 100 stale 9d"),
+            ([7200 * number for number in range(11)], "60.0 0 -60.0 - - - 100 unknown Wh"),
+            ([300 * number for number in range(11)], "60.0 0 -60.0 - - 50.0 100 ok"),
+            ([300 * number for number in range(31)], "60.0 0 -60.0 - - 150 100 over target"),
+            ([300 * number + 9000 for number in range(31)], "60.0 0 -60.0 - - 150 100 over target"),
+            ([300 * number + 9000 for number in range(11)], "60.0 0 -60.0 - - 50.0 100 stale 2h"),
+        ],
+        ids=["never", "old", "far apart", "ok", "over", "old and over", "old and below"],
+    )
+    def test_budget_of_what_is_not_known(self, run: Run, ages: list[float], cells: str) -> None:
+        """What is old or was never measured is not `ok`, and no energy known is not 0 Wh."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d", "D", target_wh=100.0)
+            meter = pm.add_meter("d", "main").id
+            pm.log_many((meter, 12.0, 5.0, None, NOW - age) for age in ages)
+        outcome = run("budget", clock=Clock())
+        assert (outcome.code, outcome.out.splitlines()[1].split()) == (0, ["d", *cells.split()])
+        # The JSON is that of power_budget_check(), by the last readings, however old.
+        budget = run("budget", "--json", clock=Clock()).json["d"]
+        assert budget["consumption_24h_wh"] == {"50.0": 50.0, "150": 150.0}.get(cells.split()[5], 0)
+
+    def test_inactive_meters_are_not_stale(self, run: Run) -> None:
+        """One that was taken out of service says nothing of the others."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d", "D")
+            old = pm.add_meter("d", "main", name="Old").id
+            pm.log_power(old, 1.0, 1.0, timestamp=NOW - 90_000)
+            pm.update_meter(old, active=False)
+            pm.log_power(pm.add_meter("d", "battery").id, 12.0, 1.0)
+        assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  ok")
+
+    @pytest.fixture
+    def sparse(self, run: Run) -> None:
+        """A panel that is read every ten minutes, and mains that are read every two hours."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d", "D")
+            mains = pm.add_meter("d", "main", name="Mains").id
+            panel = pm.add_meter("d", "solar", name="Panel").id
+            pm.log_many((mains, 12.0, 10.0, None, NOW - 7200 * i) for i in range(12))
+            pm.log_many((panel, 12.0, 1.0, None, NOW - 600 * i) for i in range(12))
+
+    @pytest.mark.usefixtures("sparse")
+    def test_energy_that_is_not_known(self, run: Run) -> None:
+        """Where no energy came of a meter's readings it is -, not 0, and a report says why."""
+        report = run("report", "d", "--text", clock=Clock()).out
+        facts = [line.split() for line in report.splitlines()[2:5]]
+        assert facts == [
+            ["used", "-"],
+            ["from", "the", "sun", "22.0", "Wh"],
+            ["from", "the", "mains", "-"],
+        ]
+        assert "self-sufficient" not in report
+        rows = {line.split()[0]: line.split()[-2:] for line in report.splitlines() if line}
+        assert (rows["Mains"], rows["Panel"]) == (["-", "-"], ["22.0", "0"])
+        assert (
+            "\nno energy known of Mains: its readings are further apart than the file's max_gap\n"
+            in report
+        )
+        for line in run("stats", "d/Mains", clock=Clock()).out.splitlines()[1:]:
+            assert line.split()[-3:] == ["-", "-", "1"]
+        assert "  today unknown\n" in run("status", clock=Clock()).out
+
+    @pytest.mark.parametrize(
+        ("hours", "days", "said"),
+        [
+            (23, 7, " 2350 Wh"),
+            (23, 365, " 2350 Wh"),
+            (48, 365, " 4850 Wh  2400 Wh a day, over 2d"),
+            (60, 365, " 6050 Wh  2400 Wh a day, over 2d12h"),
+            (60, 2, " 4750 Wh  2375 Wh a day"),
+        ],
+    )
+    def test_energy_a_day(self, run: Run, hours: int, days: int, said: str) -> None:
+        """It is over the time from the first reading on, not over days before there was any."""
+        with PowerManager("power_manager.db", clock=Clock(), max_gap=86_400) as pm:
+            pm.register_device("d", "D")
+            main = pm.add_meter("d", "main").id
+            start = NOW - 1800 - 3600 * hours  # a full hour
+            pm.log_many((main, 100.0, 1.0, None, start + 1800 * i) for i in range(2 * hours + 2))
+        out = run("report", "d", "--text", "--days", days, clock=Clock()).out
+        assert out.splitlines()[2] == f"used            {said}"
 
     def test_no_readings_in_the_time(self, show: Show) -> None:
         """Statistics and reports without any say so."""
