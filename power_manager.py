@@ -153,6 +153,7 @@ __all__ = [
     "Screen",
     "StopSignals",
     "StorageError",
+    "budget_doubt",
     "check_count",
     "check_duration",
     "check_iterable",
@@ -7578,8 +7579,13 @@ def _budget_verdict(budget: Mapping[str, Any], doubt: str) -> str:
     return "ok"
 
 
-def _budget_doubt(meters: Iterable[PowerMeter], now_us: int, stale_s: float) -> str:
-    """Why the present figures of a device's budget may mean nothing, or ""."""
+def budget_doubt(meters: Iterable[PowerMeter], now_us: int, stale_s: float) -> str:
+    """Why the present figures of a device's budget may mean nothing: "stale 9d", "no readings", "".
+
+    `meters` are the device's, of which inactive ones do not count; `now_us` is the time in
+    microseconds. An active meter is stale whose newest reading is older than `stale_s` seconds:
+    the file's max_gap, over which no energy is booked. For the `doubts` of make_budget_table().
+    """
     ages = [_age_s(meter, now_us) for meter in meters if meter.active]
     known = [age for age in ages if age is not None]
     if not known:
@@ -10668,7 +10674,7 @@ def _doubted_budgets(session: _Session, budgets: Mapping[str, Mapping[str, Any]]
     for device, meters in _meters_of_devices(pm, ()):
         if device.id not in budgets or "error" in budgets[device.id]:
             continue
-        doubts[device.id] = _budget_doubt(meters, pm._now_us(), _stale_seconds(pm))
+        doubts[device.id] = budget_doubt(meters, pm._now_us(), _stale_seconds(pm))
         hours = _hours_of(pm, counted_meters(meters), 1)
         if not any(hours.values()) or _unmeasured(meters, hours):
             shown[device.id] = {**budgets[device.id], "consumption_24h_wh": None}

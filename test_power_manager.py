@@ -15164,6 +15164,21 @@ class TestShownToAPerson(Showing):
         budget = run("budget", "--json", clock=Clock()).json["d"]
         assert budget["consumption_24h_wh"] == {"50.0": 50.0, "150": 150.0}.get(cells.split()[5], 0)
 
+    def test_budget_doubt(self) -> None:
+        """It is of the stalest active meter, and public for whoever shows budgets of its own."""
+        with PowerManager(":memory:", clock=Clock()) as pm:
+            pm.register_device("d", "D")
+            ids = [pm.add_meter("d", "main").id for _ in range(3)]
+
+            def doubt(stale_s: float) -> str:
+                return power_manager.budget_doubt(pm.list_meters("d"), int(NOW) * SECOND, stale_s)
+
+            assert doubt(0) == "no readings"
+            for id_, age in zip(ids, (60, 7200, 90_000), strict=True):
+                pm.log_power(id_, 1.0, 1.0, timestamp=NOW - age)
+            pm.update_meter(ids[2], active=False)
+            assert [doubt(seconds) for seconds in (7200, 7199)] == ["", "stale 2h"]
+
     def test_inactive_meters_are_not_stale(self, run: Run) -> None:
         """One that was taken out of service says nothing of the others."""
         with PowerManager("power_manager.db", clock=Clock()) as pm:
