@@ -109,7 +109,16 @@ import weakref
 from array import array
 from binascii import crc32
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from enum import Enum
@@ -2347,6 +2356,13 @@ class _Arrival:
     def sample(self) -> _Sample:
         return self.us, self.voltage, self.current_draw, self.charge_pct
 
+    def repeats(self, earlier: _Sample) -> bool:
+        """Whether this is that reading again; a charge that is not given may be any."""
+        _, voltage, current_draw, charge_pct = earlier
+        if (self.voltage, self.current_draw) != (voltage, current_draw):
+            return False
+        return self.needs_charge or self.charge_pct == charge_pct
+
 
 class _Chunk:
     """Readings that log_many has pulled and not yet stored, by meter."""
@@ -2414,6 +2430,7 @@ class _ReadingWriter:
         self._disturbed: set[int] = set()  # meters for which one did
         self.stored_count = 0
         self.refused_count = 0  # recorded readings of hours that prune() has closed
+        self.conflict_count = 0  # those with the time of another reading and other values
 
     def write(self, chunk: _Chunk) -> None:
         """Store a chunk's readings, with present states, statistics and alerts. Raises NotFound."""
@@ -2600,9 +2617,9 @@ class _ReadingWriter:
         Adds to closed_hours those into which a live one moves, as its instant was taken.
         """
         newest_us = state.newest_us
-        stored = self._stored_instants(state, arrivals)
+        stored = self._stored_samples(state, arrivals)
         accepted: list[_Arrival] = []
-        taken: set[int] = set()  # instants of this chunk
+        taken: dict[int, _Arrival] = {}  # of this chunk, by instant
         for arrival in arrivals:
             if arrival.live:
                 clock_us = arrival.us
@@ -2613,30 +2630,33 @@ class _ReadingWriter:
                 state.live_us = arrival.us
                 state.live_clock_us = clock_us
             elif arrival.us in taken or arrival.us in stored:
+                earlier = taken[arrival.us].sample() if arrival.us in taken else stored[arrival.us]
+                self.conflict_count += not arrival.repeats(earlier)
                 continue
             elif closed_hours and arrival.us // HOUR_US in closed_hours:
                 self.refused_count += 1
                 continue
-            taken.add(arrival.us)
+            taken[arrival.us] = arrival
             if arrival.us > newest_us:
                 newest_us = arrival.us
             accepted.append(arrival)
         return accepted
 
-    def _stored_instants(self, state: _MeterState, arrivals: list[_Arrival]) -> set[int]:
-        """The instants of the recorded readings among these at which the meter has one already."""
+    def _stored_samples(self, state: _MeterState, arrivals: list[_Arrival]) -> dict[int, _Sample]:
+        """What the meter has already at the instants of the recorded ones among these readings."""
         newest_us = state.newest_us
         instants = [
             arrival.us for arrival in arrivals if not arrival.live and arrival.us <= newest_us
         ]
         if not instants:
-            return set()
-        sql = """SELECT timestamp FROM power_readings
+            return {}
+        sql = f"""{_SAMPLES_SQL}
             WHERE meter_key = ? AND timestamp IN (SELECT value FROM json_each(?))"""
         values = (state.meter_key, json.dumps(instants))
-        return {us for (us,) in self._conn.execute(sql, values).fetchall()}
+        samples = self._conn.execute(sql, values).fetchall()
+        return {sample[0]: sample for sample in samples}
 
-    def _free_instant(self, state: _MeterState, us: int, taken: set[int]) -> int:
+    def _free_instant(self, state: _MeterState, us: int, taken: Container[int]) -> int:
         """The first microsecond from `us` on at which the meter has no reading.
 
         A clock that stands still makes a run of neighbouring instants. The search goes on behind
@@ -3431,27 +3451,27 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
             raise _storage_error(error, target) from error
 
 
-def _check_regular(path: Path, shown: Path) -> None:
-    """Refuse what no new file may take the place of: root could replace /dev/null."""
-    if path.exists() and not _is_replaceable(path):
-        raise StorageError(shown, "not a regular file: name another")
-
-
-def _is_replaceable(target: Path) -> bool:
+def _is_replaceable(path: Path) -> bool:
     """Whether a path that exists names a regular file by its place in a directory.
 
-    /dev/stdout and /dev/fd/3 name what is open already, which may be a regular file too: one put
+    /dev/stdout and /dev/fd/3 name what is open already, which may be a regular file too: a new one
     in their place would break them for every program.
     """
-    if not target.is_file():  # such as /dev/null
+    if not path.is_file():  # such as /dev/null
         return False
     while True:
-        directory = os.path.realpath(target.parent)
+        directory = os.path.realpath(path.parent)
         if directory.startswith("/proc/"):
             return False
-        if not target.is_symlink():
+        if not path.is_symlink():
             return True
-        target = Path(directory, os.readlink(target))
+        path = Path(directory, os.readlink(path))
+
+
+def _check_regular(path: Path, shown: Path) -> None:
+    """Refuse a directory, a pipe, a device, and a name of an open file."""
+    if path.exists() and not _is_replaceable(path):
+        raise StorageError(shown, "not a regular file: name another")
 
 
 def open_secret(path: str | os.PathLike[str], warn: Callable[[str], object]) -> TextIO:
@@ -8179,6 +8199,13 @@ _RIVALS = {
     "date": ("timestamp",),
     "time": ("timestamp",),
 }
+# What `import` does not read: energy is computed from volts and amperes.
+_ENERGY_WORDS = _names("energy energie wh kwh mwh gwh ah mah j kj vah kvah varh kvarh")
+# Columns that say whose a row is: a log with several of these in one is not one meter's.
+_METER_NAMES = _names(
+    """meter meterid metername device deviceid devicename sensor sensorid sensorname channel
+    channelid entity entityid serial serialno serialnumber address node nodeid"""
+)
 _NAME_WITH_BRACKETS = re.compile(r"(?P<base>.*?)\s*[\[(](?P<unit>[^\[\]()]*)[\])]")
 
 
@@ -8217,6 +8244,25 @@ def _split_name(name: str) -> tuple[list[str], str | None]:
     if words[:1] == ["sensor"]:  # as Home Assistant begins its names
         del words[0]
     return words, bracketed["unit"].strip() if bracketed else None
+
+
+def _other_quantity(meaning: str, name: str) -> str:
+    """What in a column's name says that its values are of another quantity than this, or "".
+
+    >>> _other_quantity("current", "Import kWh"), _other_quantity("current", "Load (W)")
+    ('kwh', 'w')
+    """
+    words, bracketed = _split_name(name)
+    unit = bracketed if bracketed is not None else "".join(words[-1:])
+    if _MEANINGS[meaning].unit_of(unit):
+        return ""
+    for word in (unit, *words):
+        if word in _ENERGY_WORDS:
+            return word
+    # One letter after a name may count channels; in brackets it is a unit.
+    is_unit = bracketed is not None or (len(words) > 1 and (len(unit) > 1 or unit == "%"))
+    is_known = any(_MEANINGS[other].unit_of(unit) for other in _MEASURES)
+    return unit if is_unit and is_known else ""
 
 
 @dataclass(frozen=True)
@@ -8266,6 +8312,15 @@ def _parse_column(text: str) -> _ColumnChoice:
         hint = nearest(meaning, _MEANINGS) or f": expected one of {known}"
         raise argparse.ArgumentTypeError(f"unknown name {meaning!r}{hint}")
     return _ColumnChoice(meaning, column)
+
+
+def _parse_only(text: str) -> tuple[str, str]:
+    """The value of --only, for argparse."""
+    name, sign, wanted = text.partition("=")
+    if not sign or not name.strip() or not wanted.strip():
+        expected = "expected COLUMN=TEXT, such as meter=Pack"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+    return name.strip(), wanted.strip()
 
 
 class _Columns:
@@ -8389,6 +8444,14 @@ class _Columns:
     def _made(self, meaning: str, index: int, unit: str, is_turned: bool) -> _LogColumn:
         """The column that an option names; without a unit there, a unit in its name counts."""
         name = self._names[index]
+        other = _other_quantity(meaning, name) if meaning in _MEASURES and not unit else ""
+        if other:
+            units = _MEANINGS[meaning].units
+            example = _quoted(f"{meaning}={name}:{next(iter(units))}")
+            raise InvalidValue(
+                f"--column {meaning}={name}: {other} is not of {meaning}, which is in "
+                f"{' or '.join(units)}; if the values are, say so: --column {example}"
+            )
         if not unit:
             words, bracketed = _split_name(name)
             last = words[-1] if bracketed is None and len(words) > 1 else bracketed
@@ -8411,17 +8474,29 @@ class _Columns:
                 return found[0]
         return None
 
+    def place(self, option: str, name: str) -> int:
+        """Where the column is that an option names. Raises InvalidValue."""
+        index = self._index_of(name)
+        if index is None:
+            raise InvalidValue(f"{option}: no column {name!r}; {self._listed()}")
+        return index
+
     def _listed(self) -> str:
         shown = ", ".join(printable(name) for name in self._names if name)
         return f"the columns are {shown}" if shown else "there are no columns"
 
     def _refuse(self, missing: Sequence[str], used: set[int]) -> None:
-        free = [name for i, name in enumerate(self._names) if i not in used and name]
-        example = f"{missing[0]}={free[0] if free else 'NAME'}"
+        first, *_ = missing
+        names = [name for i, name in enumerate(self._names) if i not in used and name]
+        free = [name for name in names if not _other_quantity(first, name)]
+        example = f"{first}={free[0] if free else 'NAME'}"
         what = " and ".join(missing).replace("current", "current (or power)")
+        advice = f"name one: --column {_quoted(example)}"
+        if names and not free:
+            advice = f"none of them is of {first}"
         raise InvalidValue(
             "expected NDJSON, or CSV whose first line names the columns; "
-            f"no column for {what}: {self._listed()}; name one: --column {_quoted(example)}"
+            f"no column for {what}: {self._listed()}; {advice}"
         )
 
 
@@ -8995,15 +9070,35 @@ def _shown_line(line: str) -> str:
     return printable(line if len(line) <= 60 else line[:57] + "...")
 
 
+class _NameTwice(NamedTuple):
+    """Stands for a JSON object in which a name stands twice: nobody can tell which one is meant."""
+
+    name: str
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _NameTwice:
+    """A JSON object, for a decoder."""
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    names = [name for name, _ in pairs]
+    return _NameTwice(next(name for name in names if names.count(name) > 1))
+
+
+_JSON_DECODER = json.JSONDecoder(object_pairs_hook=_object_of)
+
+
 def _json_object(row: Any) -> dict[str, Any]:
     """The JSON object that a line, or an element of an array, is. Raises InvalidValue."""
     value = row
     if isinstance(row, str):
         _check_length(row)
         try:
-            value = json.loads(row)
+            value = _JSON_DECODER.decode(row)
         except (ValueError, RecursionError) as error:
             raise InvalidValue(f"expected a JSON object: {error}") from None
+    if isinstance(value, _NameTwice):
+        raise InvalidValue(f"{printable(value.name)}: the object has this name twice")
     if not isinstance(value, dict):
         raise _invalid("row", "a JSON object", value)
     return value
@@ -9014,7 +9109,6 @@ class _ArrayRows:
 
     def __init__(self, pieces: Iterator[str]) -> None:
         self._pieces = pieces
-        self._decoder = json.JSONDecoder()
         self._text = ""
         self._place = 0  # in the text, up to which it has been read
         self._line = 1  # of that place
@@ -9071,7 +9165,7 @@ class _ArrayRows:
         """The next element, which is then read; None if the text does not have all of it yet."""
         number = self._line
         try:
-            value, end = self._decoder.raw_decode(self._text, self._place)
+            value, end = _JSON_DECODER.raw_decode(self._text, self._place)
         except (ValueError, RecursionError) as error:
             kept = len(self._text) - self._place
             if self._is_complete or kept > _MAX_LINE or isinstance(error, RecursionError):
@@ -9106,6 +9200,7 @@ class _LogOptions:
     has_zone: bool = False
     time_format: str = ""
     keeps_unknown_charge: bool = False  # an empty one does not take that of the reading before
+    only: tuple[str, str] | None = None  # a column, and the text that the rows to read have there
 
 
 @dataclass
@@ -9119,12 +9214,26 @@ class _Layout:
     delimiter: str = ""
     decimal: str = "."
     zone: str = ""  # of its times; "": they say it themselves
+    only: tuple[str, str] | None = None  # the column, and the text in it, of the rows that are read
     comment_count: int = 0  # of lines above the head that were skipped
 
     def unused_names(self) -> list[str]:
         """The columns that are not used."""
         used = {column.index for column in self.columns.values()}
-        return [name for i, name in enumerate(self.names) if i not in used and name.strip()]
+        return [
+            name
+            for i, name in enumerate(self.names)
+            if i not in used and name.strip() and (self.only is None or name != self.only[0])
+        ]
+
+    def meter_indexes(self) -> list[int]:
+        """The places of the columns that are not used and may say whose a row is."""
+        unused = self.unused_names()
+        return [
+            i
+            for i, name in enumerate(self.names)
+            if name in unused and re.sub(r"[\W_]+", "", name.casefold()) in _METER_NAMES
+        ]
 
     def describe(self) -> str:
         """The layout for a person: a line, and one for each column."""
@@ -9134,6 +9243,9 @@ class _Layout:
         parts.append(f"decimal {'comma' if self.decimal == ',' else 'point'}")
         parts.append(f"times in {self.zone}" if self.zone else "times with their zone")
         lines = [", ".join(parts), *(column.describe() for column in self.columns.values())]
+        if self.only is not None:
+            column, text = self.only
+            lines.append(f"  only rows with {printable(column)}: {printable(text)}")
         unused = self.unused_names()
         if unused:
             lines.append(f"  not used: {', '.join(printable(name.strip()) for name in unused)}")
@@ -9159,6 +9271,7 @@ class _Layout:
             "decimal": self.decimal,
             "time_zone": self.zone or None,
             "columns": columns,
+            "only": None if self.only is None else dict([self.only]),
             "not_used": self.unused_names(),
             "comment_lines": self.comment_count,
         }
@@ -9316,7 +9429,8 @@ def _found_decimal(
                     with_point += 1
     if len(with_comma) <= with_point:
         return "."
-    if delimiter == "," and all(_GROUPED_NUMBER.fullmatch(value) for value in with_comma):
+    # A semicolon stands between fields because the comma is the decimal sign.
+    if delimiter != ";" and all(_GROUPED_NUMBER.fullmatch(value) for value in with_comma):
         raise InvalidValue(
             f"is the comma in {with_comma[0]} a decimal sign, or does it separate thousands? "
             "Say --decimal , or --decimal ."
@@ -9325,6 +9439,10 @@ def _found_decimal(
 
 
 # --- Readings of a log
+
+
+class _OtherMeter(InvalidValue):
+    """A row of another meter than the one that --only names."""
 
 
 _Numbers = tuple["float | None", "float | None", "float | None"]  # V, A, %
@@ -9345,7 +9463,10 @@ class _LogReader:
         self.good_count = 0
         self.bad_count = 0
         self.left_out_charges = 0  # below 0 or far above 100 %
-        self.filled_charges = 0  # empty ones of a log that has charges
+        self.filled_charges = 0  # readings that take the charge of the one before
+        self.unknown_powers = 0  # readings without volts or amperes
+        self.other_count = 0  # rows that --only leaves out
+        self._mixed = ""  # what is wrong if rows are of more than one meter
         self.torn_line: int | None = None  # a last line without a newline that reads fine
         self._largest_charge = -1.0  # -1: there was none
         self._comment_count = 0
@@ -9374,6 +9495,9 @@ class _LogReader:
             number, value = row
             try:
                 arrival = arrival_of(number, fields_of(value))
+            except _OtherMeter:
+                self.other_count += 1
+                continue
             except InvalidValue as error:
                 self._count_bad(number, error)
                 number = 0
@@ -9383,7 +9507,13 @@ class _LogReader:
         if number and number == self._source.torn_line and self._layout_is_delimited:
             self.torn_line = number
 
-    def check_charges(self) -> None:
+    def check(self) -> None:
+        """Refuse what only many rows show. Raises InvalidValue."""
+        if self._mixed:
+            raise InvalidValue(self._mixed)
+        self._check_charges()
+
+    def _check_charges(self) -> None:
         """Refuse charges if nothing says whether 1 is full, or one per cent."""
         column = self._charge
         if not column.name or column.unit or column.name == "charge_pct":
@@ -9488,6 +9618,44 @@ class _LogReader:
         needed = [column for column in columns.values() if column.meaning != "charge_pct"]
         self._last_needed = max(needed, key=attrgetter("index"))
         self._times = self._new_times()
+        self._pick_meter()
+
+    def _pick_meter(self) -> None:
+        """Read the rows that --only names, or else note whether they are of several meters."""
+        layout = self.layout
+        fields_of = self._fields
+        if self._options.only is not None:
+            name, wanted = self._options.only
+            index = _Columns(layout.names, (), self._options.has_head).place("--only", name)
+            layout.only = layout.names[index], wanted
+
+            def fields_of_one(row: Any) -> Sequence[Any]:
+                fields = fields_of(row)
+                if index >= len(fields) or _field_text(fields[index]) != wanted:
+                    raise _OtherMeter
+                return fields
+
+            self._fields = fields_of_one
+            return
+        first_texts: dict[int, str] = {}
+        indexes = layout.meter_indexes()
+
+        def fields_of_any(row: Any) -> Sequence[Any]:
+            fields = fields_of(row)
+            for index in indexes:
+                text = _field_text(fields[index]) if index < len(fields) else ""
+                first = first_texts.setdefault(index, text) if text else ""
+                if first != text:
+                    name = layout.names[index].strip()
+                    example = _quoted(f"{name}={first}")
+                    self._mixed = self._mixed or (
+                        f"{printable(name)}: the log has rows of {printable(first)} and of "
+                        f"{printable(text)}: import each into its own meter, with --only {example}"
+                    )
+            return fields
+
+        if indexes:
+            self._fields = fields_of_any
 
     def _new_times(self) -> _LogTimes:
         options = self._options
@@ -9506,7 +9674,7 @@ class _LogReader:
                 times.read(self._joined_time(fields) if column is None else fields[column.index])
             except _Unclear as error:
                 unclear = unclear or f"line {number}: {error}"
-            except InvalidValue:
+            except InvalidValue:  # a bad row, or one of another meter
                 continue
             else:
                 return
@@ -9589,8 +9757,10 @@ class _LogReader:
         elif charge_pct is not None and charge_pct > self._largest_charge:
             self._largest_charge = charge_pct
         needs_charge = charge_pct is None and not self._options.keeps_unknown_charge
-        if needs_charge and self._charge.name and not is_left_out:
+        if needs_charge and not is_left_out:
             self.filled_charges += 1
+        if voltage is None or current is None:
+            self.unknown_powers += 1
         return _Arrival(number, us, voltage, current, charge_pct, False, needs_charge)
 
     def _joined_time(self, fields: Sequence[Any]) -> str:
@@ -9642,6 +9812,11 @@ class _LogReader:
         # mV get e-3 after their digits: that is exact, and a factor of 0.001 is not.
         number = float(f"{found[1]}e{int(found[2] or 0) + column.exponent}")
         return -number if column.is_turned else number
+
+
+def _field_text(value: Any) -> str:
+    """A field that names something, as text; "" if it is empty."""
+    return "" if value is None else str(value).strip()
 
 
 def _is_plain_column(column: _LogColumn) -> bool:
@@ -9706,6 +9881,9 @@ _GAPS_SQL = f"""WITH RECURSIVE leap (us, next_us) AS (
     SELECT sum(next_us - us > :max_gap) FROM leap"""
 
 
+_AHEAD_S = 60.0  # clocks differ by less
+
+
 class _DryRun(Exception):
     """Takes back what a dry run has stored."""
 
@@ -9716,12 +9894,14 @@ class _ImportSums:
 
     new_count: int = 0
     refused_count: int = 0  # readings of hours that prune() has closed
+    conflict_count: int = 0  # readings with the time of another one and other values
     stored_rows: int = 0  # of the log, as far as they are committed
     first_us: int | None = None
     last_us: int | None = None
     energy_out_wh: float = 0.0
     energy_in_wh: float = 0.0
     gap_count: int = 0
+    ahead_s: float = 0.0  # by which the last reading is dated after now
 
     def add_span(self, arrivals: Sequence[_Arrival]) -> None:
         """Widen the span to these readings."""
@@ -9736,9 +9916,11 @@ class _ImportSums:
 class _Import:
     """One run of `import`: stores a log's readings, and says what it did."""
 
-    def __init__(self, pm: PowerManager, meter_id: str, options: argparse.Namespace) -> None:
+    def __init__(self, pm: PowerManager, meter: PowerMeter, options: argparse.Namespace) -> None:
         self._pm = pm
-        self._meter_id = meter_id
+        self._meter_id = meter.id
+        # Readings without a charge take the one that the meter has, unless nobody knows it.
+        self._passes_charge_on = meter.type in _TYPES_WITH_CHARGE and meter.charge_pct is not None
         self._file: str = options.file
         self._skips_bad: bool = options.skip_bad
         self._is_dry_run: bool = options.dry_run
@@ -9755,6 +9937,7 @@ class _Import:
             has_zone=hasattr(options, "time_zone"),
             time_format=options.time_format or "",
             keeps_unknown_charge=options.unknown_charge,
+            only=options.only,
         )
         self._sums = _ImportSums()
         self._bad_rows: list[tuple[int, str]] = []  # the first ones
@@ -9779,6 +9962,17 @@ class _Import:
             finally:
                 self._end_progress()
         self._count_hidden_bad_rows()
+        if self._reader.good_count:
+            return
+        if self._reader.other_count:
+            raise InvalidValue(
+                "--only {}={}: no row has that".format(*self._log_options.only or ())
+            )
+        if self._reader.bad_count:
+            raise InvalidValue(
+                f"no row can be read ({_counted(self._reader.bad_count, 'bad row')}): nothing was "
+                "stored"
+            )
 
     def result(self, zone: tzinfo | None) -> tuple[dict[str, Any], str]:
         """What was done: for programs, and for a person, in the zone of the log or in this one."""
@@ -9787,13 +9981,21 @@ class _Import:
             zone = self._log_options.zone
         zone_name = "local time" if zone is None else str(zone)
         sums = self._sums
-        there_count = reader.good_count - sums.new_count - sums.refused_count
+        left_out_count = sums.refused_count + sums.conflict_count
+        there_count = reader.good_count - sums.new_count - left_out_count
         max_gap_s = self._pm.max_gap
+        has_charges = "charge_pct" in reader.layout.columns
+        filled_count = reader.filled_charges * (has_charges or self._passes_charge_on)
         new = _counted(sums.new_count, "new reading")
         bad = _counted(reader.bad_count, "bad row")
         lines = [f"{new}, {there_count} already there, {bad} left out"]
         if self._is_dry_run:
             lines.append("a dry run: nothing is stored")
+        if sums.conflict_count:
+            lines.append(
+                f"{sums.conflict_count} not stored: each has the time of another reading, and "
+                "other values"
+            )
         if sums.refused_count:
             lines.append(f"{sums.refused_count} not stored: prune() has closed their hours")
         if sums.first_us is not None and sums.last_us is not None:
@@ -9807,9 +10009,18 @@ class _Import:
         if reader.left_out_charges:
             charges = _counted(reader.left_out_charges, "charge")
             lines.append(f"{charges} left out: not from 0 to 110 %")
-        if reader.filled_charges:
+        if reader.other_count:
+            rows = _counted(reader.other_count, "row")
+            lines.append(f"{rows} left out by --only")
+        if sums.ahead_s > _AHEAD_S:
+            lines.append(f"the last is dated {shown_duration(sums.ahead_s)} after now")
+        if reader.unknown_powers:
             lines.append(
-                f"{reader.filled_charges} without a charge: each has that of the reading before "
+                f"{reader.unknown_powers} without volts or amperes: their power is unknown"
+            )
+        if filled_count:
+            lines.append(
+                f"{filled_count} without a charge: each has that of the reading before "
                 "(--unknown-charge: none)"
             )
         if reader.repeated_count:
@@ -9825,6 +10036,7 @@ class _Import:
             "new": sums.new_count,
             "already_there": there_count,
             "bad_rows_left_out": reader.bad_count,
+            "with_other_values": sums.conflict_count,
             "in_closed_hours": sums.refused_count,
             "dry_run": self._is_dry_run,
             "first": None if sums.first_us is None else from_microseconds(sums.first_us),
@@ -9834,7 +10046,10 @@ class _Import:
             "gaps": sums.gap_count,
             "max_gap_s": max_gap_s,
             "charges_left_out": reader.left_out_charges,
-            "charges_of_the_reading_before": reader.filled_charges,
+            "charges_of_the_reading_before": filled_count,
+            "unknown_power": reader.unknown_powers,
+            "rows_of_others": reader.other_count,
+            "last_is_ahead_s": sums.ahead_s,
             "times_that_exist_twice": reader.repeated_count,
             "torn_line": reader.torn_line,
             "bad_rows": [{"line": line, "error": error} for line, error in self._bad_rows],
@@ -9851,7 +10066,7 @@ class _Import:
             self._store(first_chunk, lambda: self._pull(rows))
             if self._reader.bad_count and not self._skips_bad:
                 self._refuse_bad_rows("nothing was")
-            self._reader.check_charges()
+            self._reader.check()
             self._count_gaps()
             if self._is_dry_run:
                 raise _DryRun
@@ -9876,13 +10091,16 @@ class _Import:
         after = self._pm.energy_totals(self._meter_id)
         self._sums.new_count += writer.stored_count
         self._sums.refused_count += writer.refused_count
+        self._sums.conflict_count += writer.conflict_count
         self._sums.energy_out_wh += after.energy_out_wh - before.energy_out_wh
         self._sums.energy_in_wh += after.energy_in_wh - before.energy_in_wh
 
     def _count_gaps(self) -> None:
         """Count the gaps in the span of the log over which no energy is booked."""
-        if self._sums.first_us is None:
+        if self._sums.first_us is None or self._sums.last_us is None:
             return
+        ahead_us = self._sums.last_us - self._pm._now_us()
+        self._sums.ahead_s = max(0, ahead_us) / SECOND_US
 
         def read(conn: sqlite3.Connection) -> int:
             values = {
@@ -9924,8 +10142,7 @@ class _Import:
         self._refuse_bad_batch()
         if not self._pending:
             return
-        if not self._sums.stored_rows:
-            self._reader.check_charges()
+        self._reader.check()
         with self._pm.transaction():
             self._store(self._chunk_of(self._pending), _Chunk)
         self._sums.stored_rows += len(self._pending)
@@ -10088,12 +10305,9 @@ def _influx_tag(text: str) -> str:
 
 @contextlib.contextmanager
 def _open_output(path: str) -> Iterator[TextIO]:
-    """Open a file for writing, whole or not at all, as replace_file() does it.
-
-    A pipe, a terminal, or what is open already, such as /dev/stdout, gets the text as it comes.
-    """
-    target = Path(os.path.abspath(path))
-    if target.exists() and not _is_replaceable(target):
+    """Open a file for writing, whole or not at all; what is no file, such as a pipe, as it is."""
+    name = os.path.abspath(path)
+    if os.path.exists(name) and not _is_replaceable(Path(name)):
         # "a", because the shell may have opened it to append: `export ... >> all.csv`.
         with open(path, "a", encoding="utf-8", newline="") as out:
             yield out
@@ -10104,7 +10318,7 @@ def _open_output(path: str) -> Iterator[TextIO]:
         try:
             yield out
         finally:
-            out.detach()  # flushes, and leaves the file open for replace_file()
+            out.detach()
 
 
 # --- Command line ---------------------------------------------------------------------
@@ -10417,6 +10631,8 @@ def _run_log(session: _Session) -> str:
         options.charge_pct,
         timestamp=options.timestamp,
     )
+    if options.timestamp is not None:
+        _check_stored(session.pm, reading, options)
     watts = "unknown power"
     if reading.wattage is not None:
         watts = f"{shown_number(reading.wattage)} W"
@@ -10426,6 +10642,26 @@ def _run_log(session: _Session) -> str:
     if meter.type not in _TYPES_WITH_CHARGE:
         charge = ""
     return session.result(reading, f"{_meter_label(meter)}: {watts}{charge}")
+
+
+def _check_stored(pm: PowerManager, reading: PowerReading, options: argparse.Namespace) -> None:
+    """Refuse to say that a reading was stored if the file has none of its time, or another."""
+    us = to_microseconds(reading.timestamp)
+    stored = list(
+        pm.iter_history(reading.meter_id, since=reading.timestamp, until=from_microseconds(us + 1))
+    )
+    if not stored:
+        raise InvalidValue(
+            f"timestamp: nothing is stored at {reading.timestamp}, for prune() has closed that hour"
+        )
+    values = _check_reading(options.voltage, options.current, options.charge_pct)
+    given = _Arrival(0, us, *values, live=False, needs_charge=options.charge_pct is None)
+    if not given.repeats((us, reading.voltage, reading.current_draw, reading.charge_pct)):
+        watts = "unknown" if reading.wattage is None else shown_number(reading.wattage)
+        raise InvalidValue(
+            f"timestamp: nothing is stored, for the meter has another reading ({watts} W) at "
+            f"{reading.timestamp}"
+        )
 
 
 def _run_event(session: _Session) -> str:
@@ -10440,7 +10676,7 @@ def _run_event(session: _Session) -> str:
 def _run_import(session: _Session) -> str:
     options = session.options
     meter = _named_meter(session.pm, options.meter)
-    run = _Import(session.pm, meter.id, options)
+    run = _Import(session.pm, meter, options)
     run.run()
     value, text = run.result(session.zone)
     return session.result(value, text)
@@ -10462,7 +10698,7 @@ def _run_status(session: _Session) -> str | None:
     while True:  # programs and files get one after another
         text = _status(session, session.screen, indent=None)
         print(text if session.options.json else f"{text}\n", flush=True)
-        session.wait(seconds)
+        _wait_for_news(session, seconds)
 
 
 def _status(session: _Session, screen: Screen, indent: int | None = 2) -> str:
@@ -10550,8 +10786,14 @@ def _wait_or_resize(session: _Session, seconds: float, size: os.terminal_size) -
     """Wait that long, or until the terminal has another size."""
     remaining = seconds
     while remaining > 0 and _terminal_size() == size:
-        session.wait(min(remaining, _RESIZE_CHECK_S))
+        _wait_for_news(session, min(remaining, _RESIZE_CHECK_S))
         remaining -= _RESIZE_CHECK_S
+
+
+def _wait_for_news(session: _Session, seconds: float) -> None:
+    """Wait that long. Raises StorageError if the file is gone: it would never show news again."""
+    session.wait(seconds)
+    session.pm._check_place()
 
 
 def _run_devices(session: _Session) -> str:
@@ -10642,7 +10884,7 @@ def _follow_events(session: _Session) -> NoReturn:
                 sequence = number
                 if options.device_id in (None, event.device_id) and event.id not in printed:
                     _print_event(session, event)
-        session.wait(_FOLLOW_CHECK_S)
+        _wait_for_news(session, _FOLLOW_CHECK_S)
 
 
 def _print_event(session: _Session, event: PowerEvent) -> None:
@@ -10874,9 +11116,12 @@ charge   below 0 and above 110 is unknown, 100 to 110 is full
 One line is one row. The first 20 bad rows are named, and nothing is stored;
 --skip-bad leaves bad rows out. A time that the clocks skip is a bad row; one
 that exists twice is the first of the two until the times step back. A reading
-that is there is not stored again, so an import can be repeated. The summary
-counts gaps over which no energy is booked, and names a last line without a
-newline, whose last value may be cut.
+that is there is not stored again, so an import can be repeated; one with the
+time of another and other values is counted, and not stored. A log of several
+meters is refused: --only takes the rows of one.
+
+The summary counts gaps over which no energy is booked and readings of unknown
+power, and names a last line without a newline, whose last value may be cut.
 
 A file is stored in one transaction. Standard input is stored in batches, so
 that a pipe can stay open while others write; a batch with a bad row is not
@@ -11116,6 +11361,12 @@ class _PowerCommands:
             "--no-header",
             action="store_true",
             help="the first line has values: --column names columns by number, from 1",
+        )
+        command.add_argument(
+            "--only",
+            metavar="COLUMN=TEXT",
+            type=_parse_only,
+            help="of a log of several meters, the rows that have this text in this column",
         )
         self._add_signs(command, "found")
         command.add_argument(

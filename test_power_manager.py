@@ -10479,6 +10479,15 @@ class TestReplaceFile:
             self.write(path, b"")
         assert (path.lstat().st_ino, os.listdir(tmp_path)) == (before.st_ino, ["place"])
 
+    def test_link_to_the_name_of_an_open_file(self, tmp_path: Path) -> None:
+        """It is refused through any number of links."""
+        with open(tmp_path / "open", "w") as file:
+            (tmp_path / "stdout").symlink_to(f"/proc/self/fd/{file.fileno()}")
+            (tmp_path / "again").symlink_to("stdout")
+            with pytest.raises(StorageError, match="again: not a regular file: name another"):
+                self.write(tmp_path / "again", b"text")
+        assert (tmp_path / "open").read_bytes() == b""
+
     @pytest.mark.parametrize("leads_to", ["/dev/stdout", "/proc/self/fd/{}", "/dev/fd/{}"])
     def test_name_of_an_open_file(self, tmp_path: Path, leads_to: str) -> None:
         """A link such as /dev/stdout is not replaced, even if it leads to a regular file now."""
@@ -10491,17 +10500,6 @@ class TestReplaceFile:
                 pm.backup(path)
         assert path.is_symlink()
         assert sorted(os.listdir(tmp_path)) == ["open", "place"]
-
-    def test_what_is_open_already(self, tmp_path: Path) -> None:
-        """A link to an open file, as /dev/stdout is one, is not replaced, nor is what it names."""
-        with (tmp_path / "output").open("wb", buffering=0) as output:
-            link = tmp_path / "stdout"
-            link.symlink_to(f"/proc/self/fd/{output.fileno()}")
-            (tmp_path / "again").symlink_to("stdout")
-            for name in ("stdout", "again"):
-                with pytest.raises(StorageError, match=f"{name}: not a regular file: name anoth"):
-                    self.write(tmp_path / name, b"text")
-            assert (link.is_symlink(), (tmp_path / "output").read_bytes()) == (True, b"")
 
     def test_link(self, tmp_path: Path) -> None:
         """A link is replaced by the file; what it leads to stays."""
@@ -11482,6 +11480,22 @@ class TestCommandErrors(CommandLine):
             assert run("export", pack, "--output", f"/proc/self/fd/{file.fileno()}").code == 0
             assert Path("appended").read_text() == whole
             assert os.fstat(file.fileno()).st_ino == os.stat("appended").st_ino
+
+    def test_a_reading_that_is_not_stored(self, run: Run, pack: str) -> None:
+        """One of a taken time with other values, or of a closed hour, is an error."""
+        time = "2025-06-01T10:00:00Z"
+        for words in (["12", "1", "50"], ["12", "1"], ["12", "1", "50"]):
+            assert run("log", pack, *words, "--timestamp", time).code == 0
+        outcome = run("log", pack, "99", "9", "50", "--timestamp", time, "--json")
+        assert (outcome.code, outcome.out) == (1, "")
+        assert "nothing is stored, for the meter has another reading (12.0 W)" in outcome.err
+        run("log", pack, "-", "1", "50", "--timestamp", "2025-06-01T11:00:00Z")
+        outcome = run("log", pack, "9", "1", "50", "--timestamp", "2025-06-01T11:00:00Z")
+        assert "another reading (unknown W)" in outcome.err
+        run("prune", "0")
+        outcome = run("log", pack, "99", "9", "--timestamp", "2025-06-01T10:30:00Z")
+        assert (outcome.code, outcome.out) == (1, "")
+        assert "nothing is stored at 2025-06-01T10:30:00.000000+00:00, for prune()" in outcome.err
 
     @pytest.mark.parametrize("charge", ["-1", "255", "110.1"])
     def test_a_charge_that_no_gauge_means(
@@ -12742,7 +12756,8 @@ class TestColumnsOfLogs(Logs):
             ('ts,V,A\n1780300800,"12,5",1\n', ",", 12.5),
             ('ts,V,A\n1780300800,"0,125","1,000"\n', ",", 0.125),
             ("ts;V;A\n1780300800;1,5e1;1\n1780300801;1,5;1\n", ",", 15.0),
-            ("ts\tV\tA\n1780300800\t1,234\t2,345\n", ",", 1.234),
+            ("ts\tV\tA\n1780300800\t1,234\t0,345\n", ",", 1.234),
+            ("ts;V;A\n1780300800;1,234;2,345\n", ",", 1.234),
             ('{"ts": 1780300800, "V": "12,5", "A": 1}', ",", 12.5),
         ],
     )
@@ -12752,6 +12767,24 @@ class TestColumnsOfLogs(Logs):
         """It is found from the numbers of the columns that are used."""
         assert take(log, "--json").json["layout"]["decimal"] == sign
         assert stored()[0][1] == volts
+
+    @pytest.mark.parametrize(
+        "log",
+        [
+            'ts,V,mA\n1780300800,12,"1,234"\n1780300801,12,"1,300"\n',
+            "ts\tV\tmA\n1780300800\t12\t1,234\n1780300801\t12\t1,300\n",
+            "ts|V|mA\n1780300800|12|1,234\n",
+            '{"ts": 1780300800, "V": 12, "mA": "1,234"}\n',
+        ],
+    )
+    def test_commas_that_may_be_of_thousands(self, take: Take, stored: Stored, log: str) -> None:
+        """Read as the other sign they would be wrong by a thousand: the user is asked."""
+        outcome = take(log)
+        assert outcome.code == 1
+        assert "is the comma in 1,234 a decimal sign, or does it separate thou" in outcome.err
+        assert stored() == []
+        assert take(log, "--decimal", ",").code == 0
+        assert stored()[0][2] == 0.001234
 
     def test_values_with_both_signs(self, take: Take, stored: Stored) -> None:
         """They, and those of the other sign, are bad rows: a thousand is not one and a bit."""
@@ -12799,6 +12832,205 @@ class TestColumnsOfLogs(Logs):
             assert "voltage: expected a number" in outcome.err
 
 
+class TestOtherQuantities(Logs):
+    """What is no voltage, current or power is neither offered nor taken as one."""
+
+    @pytest.mark.parametrize(
+        ("head", "said"),
+        [
+            ("ts,V,kWh", "no column for current (or power): the columns are ts, V, kWh; none of"),
+            ("ts,energy", "the columns are ts, energy; none of them is of voltage"),
+            ("ts,V,Import [Wh],X", "name one: --column current=X"),
+        ],
+    )
+    def test_not_offered(self, take: Take, head: str, said: str) -> None:
+        """A counter of energy is not proposed as a current."""
+        outcome = take(f"{head}\n1780300800,12,1,1\n")
+        assert (outcome.code, said in outcome.err) == (1, True)
+
+    @pytest.mark.parametrize(
+        ("column", "unit"),
+        [
+            ("Import kWh", "kwh"),
+            ("Energy", "energy"),
+            ("Charge [mAh]", "mah"),
+            ("Load (W)", "w"),
+            ("Gauge %", "%"),
+        ],
+    )
+    def test_not_taken_without_a_word(
+        self, take: Take, stored: Stored, column: str, unit: str
+    ) -> None:
+        """A column whose name says another unit is refused, unless the option gives the unit."""
+        log = f"ts,V,{column}\n1780300800,12,1\n"
+        outcome = take(log, "--column", f"current={column}")
+        assert outcome.code == 1
+        assert f"{unit} is not of current, which is in A or mA or uA; if the va" in outcome.err
+        assert take(log, "--column", f"current={column}:A").code == 0
+        assert stored()[0][2] == 1.0
+
+    @pytest.mark.parametrize("column", ["Channel V", "reading", "Draw (mA)", "Current consumption"])
+    def test_names_that_say_nothing_else(self, take: Take, column: str) -> None:
+        """One letter may count channels, and a unit of its own is right."""
+        log = f"ts,volts,{column}\n1780300800,12,1\n"
+        assert take(log, "--column", f"current={column}").code == 0
+
+
+class TestLogsOfSeveralMeters(Logs):
+    """A log in which a column says whose each row is."""
+
+    LOG = "ts,meter,V,A\n" + "".join(
+        f"{1780306800 + 60 * minute},{meter},{volts},{amperes}\n"
+        for minute in range(3)
+        for meter, volts, amperes in [("A", 12, 1), ("B", 24, 5)]
+    )
+
+    def test_refused(self, take: Take, stored: Stored) -> None:
+        """Merged into one meter it would be no meter's, and half of it would be called repeats."""
+        outcome = take(self.LOG)
+        assert (outcome.code, stored()) == (1, [])
+        assert (
+            "meter: the log has rows of A and of B: import each into its own meter, with "
+            "--only 'meter=A'\n" in outcome.err.replace("only meter=A", "only 'meter=A'")
+        )
+
+    @pytest.mark.parametrize("form", ["csv", "ndjson"])
+    def test_only_one(self, take: Take, stored: Stored, form: str) -> None:
+        """The rows of one are read, and the others counted."""
+        log = self.LOG
+        if form == "ndjson":
+            rows = csv.DictReader(io.StringIO(log))
+            log = "".join(json.dumps(row) + "\n" for row in rows)
+        outcome = take(log, "--only", "METER=B")
+        assert "  only rows with meter: B\n" in outcome.err
+        assert "\n3 rows left out by --only\n" in outcome.out
+        assert [row[1] for row in stored()] == [24.0, 24.0, 24.0]
+        value = json.loads(take(log, "--only", "meter=A", "--json").out)
+        assert (value["with_other_values"], value["rows_of_others"]) == (3, 3)
+        assert (value["layout"]["only"], value["layout"]["not_used"]) == ({"meter": "A"}, [])
+
+    def test_only_without_a_head(self, take: Take, stored: Stored) -> None:
+        """The column is named by its number."""
+        log = self.LOG.partition("\n")[2] + "1780307000,,13,1\n1780307001\n"
+        columns = ("--column", "timestamp=1", "--column", "voltage=3", "--column", "current=4")
+        assert take(log, "--no-header", *columns, "--only", "2=A", "--skip-bad").code == 0
+        assert [row[1] for row in stored()] == [12.0, 12.0, 12.0]
+
+    def test_one_meter(self, take: Take, stored: Stored) -> None:
+        """A log that names one meter in each row, or in some, is that meter's."""
+        log = "ts,meter,V,A\n1780306800,A,12,1\n1780306801,,12,1\n1780306802,A,12,1\n"
+        assert take(log).code == 0
+        assert len(stored()) == 3
+
+    @pytest.mark.parametrize(
+        ("option", "code", "said"),
+        [
+            ("meter=C", 1, "--only meter=C: no row has that"),
+            ("unit=A", 1, "--only: no column 'unit'; the columns are ts, meter, V, A"),
+        ],
+    )
+    def test_a_wrong_choice(self, take: Take, option: str, code: int, said: str) -> None:
+        """Nothing is stored, and it says so."""
+        outcome = take(self.LOG, "--only", option)
+        assert (outcome.code, said in outcome.err) == (code, True)
+
+    def test_no_choice(self, take: Take) -> None:
+        """The option needs a column and a text."""
+        for option in ("meter", "=A", "meter= "):
+            with pytest.raises(SystemExit, match="2"):
+                take(self.LOG, "--only", option)
+
+    def test_standard_input(
+        self, run: Run, pack: str, stdin: Callable[[str], None], stored: Stored
+    ) -> None:
+        """A batch in which another meter first appears is not stored."""
+        stdin(self.LOG)
+        assert run("import", pack, "--batch", "1").code == 1
+        assert [row[1] for row in stored()] == [12.0]
+
+
+class TestWhatNobodyMeasured(Logs):
+    """What the summary says of values that the log does not have."""
+
+    def test_no_row_can_be_read(self, take: Take) -> None:
+        """Nothing stored is no success, even where bad rows are left out."""
+        outcome = take(HEAD + "1780306800,x,1,1\n1780306801,x,1,1\n", "--skip-bad")
+        assert (outcome.code, outcome.out) == (1, "")
+        assert "no row can be read (2 bad rows): nothing was stored" in outcome.err
+
+    def test_unknown_power(self, take: Take) -> None:
+        """Rows without volts or amperes are counted."""
+        outcome = take("ts,V,A\n1780306800,12,\n1780306801,12,1\n1780306802,,1\n", "--json")
+        assert json.loads(outcome.out)["unknown_power"] == 2
+        outcome = take("ts,V,A\n1780306800,12,\n1780306801,12,1\n")
+        assert "\n1 without volts or amperes: their power is unknown\n" in outcome.out
+
+    @pytest.mark.parametrize(
+        ("days", "said"), [(0, ""), (184, "the last is dated 184 d after now")]
+    )
+    def test_dated_after_now(self, run: Run, pack: str, days: int, said: str) -> None:
+        """A log of the wrong year becomes the present state for long: it is said."""
+        Path("log.csv").write_text(HEAD + f"{int(NOW) + 86_400 * days},12,1,50\n")
+        out = run("import", pack, "log.csv", clock=Clock()).out
+        assert out.partition(" Wh in\n")[2].strip() == said
+
+    @pytest.mark.parametrize(("kind", "count"), [("battery", 2), ("solar", 0), ("ups", 2)])
+    def test_charge_of_a_log_without_one(self, run: Run, pack: str, kind: str, count: int) -> None:
+        """The meter's charge is kept for each reading, and that is said; a panel has none."""
+        Path("log.csv").write_text("ts,V,A\n1780306800,12,1\n1780306801,12,1\n")
+        run("add-meter", "dev-001", kind, "--name", "New")
+        outcome = run("import", "dev-001/New", "log.csv")
+        said = "2 without a charge: each has that of the reading before (--unknown-charge: none)"
+        assert (said in outcome.out) == bool(count)
+        run("add-meter", "dev-001", kind, "--name", "Bare", "--charge", "unknown")
+        assert said not in run("import", "dev-001/Bare", "log.csv").out
+
+
+class TestRepeatedRows(Logs):
+    """Rows with the time of another reading."""
+
+    def test_other_values(self, take: Take, stored: Stored) -> None:
+        """They are counted apart from repeats: a log with minutes alone would lose most rows."""
+        log = HEAD + "".join(
+            f"178030{seconds},12,{amperes},50\n"
+            for seconds, amperes in [
+                (6800, 1),
+                (6800, 2),
+                (6800, 1),
+                (6800, 3),
+                (6860, 4),
+                (6860, 4),
+            ]
+        )
+        first = take(log)
+        said = "2 not stored: each has the time of another reading, and other values\n"
+        assert first.out.startswith(f"2 new readings, 2 already there, 0 bad rows left out\n{said}")
+        again = json.loads(take(log, "--json").out)
+        assert (again["new"], again["already_there"], again["with_other_values"]) == (0, 4, 2)
+        assert [row[2] for row in stored()] == [1.0, 4.0]
+
+    @pytest.mark.parametrize("end", ["", "0"], ids=["no charge", "charge 0"])
+    def test_charges(self, take: Take, end: str) -> None:
+        """A row without a charge repeats one with any; another charge is another value."""
+        take(HEAD + "1780306800,12,1,50\n")
+        log = HEAD + f"1780306800,12,1,{end}\n1780306801,12,1,50\n"
+        value = json.loads(take(log, "--json").out)
+        assert (value["already_there"], value["with_other_values"]) == (not end, bool(end))
+
+    @pytest.mark.parametrize("brackets", [True, False], ids=["array", "NDJSON"])
+    def test_a_name_twice(self, take: Take, stored: Stored, brackets: bool) -> None:
+        """A JSON object that has a name twice is a bad row: nobody can tell which is meant."""
+        good = '{"ts": 1780300800, "V": 12, "A": 1}'
+        bad = '{"ts": 1780300801, "V": 12, "A": 1, "V": 13}'
+        log = f"[{good},\n{bad}]" if brackets else f"{good}\n{bad}\n"
+        outcome = take(log)
+        assert (outcome.code, stored()) == (1, [])
+        assert bad_lines(outcome) == [2]
+        assert "V: the object has this name twice\n" in outcome.err
+        assert take(log, "--skip-bad").code == 0
+        assert [row[1] for row in stored()] == [12.0]
+
+
 class TestChargesOfLogs(Logs):
     """What a log's charge is."""
 
@@ -12812,7 +13044,8 @@ class TestChargesOfLogs(Logs):
 
     def test_charge_alone_that_is_out_of_range(self, take: Take) -> None:
         """A row with nothing else is bad, and not counted twice."""
-        outcome = take(HEAD + "1780300800,,,255\n1780300801,,,nan\n", "--skip-bad", "--json")
+        log = HEAD + "1780300800,,,255\n1780300801,,,nan\n1780300802,12,1,50\n"
+        outcome = take(log, "--skip-bad", "--json")
         assert json.loads(outcome.out)["charges_left_out"] == 0
         assert bad_lines(outcome) == [2, 3]
 
@@ -12862,10 +13095,10 @@ class TestChargesOfLogs(Logs):
 
     @pytest.mark.parametrize("words", [[], ["--unknown-charge"]])
     def test_log_without_charges(self, take: Take, stored: Stored, words: list[str]) -> None:
-        """A log of a panel has none, and there is nothing to say about it."""
+        """A battery's readings keep its charge, and that is said; or they have none."""
         outcome = take("timestamp,voltage,current\n1780300800,13,1\n", *words)
         assert [row[3] for row in stored()] == [None if words else 100.0]
-        assert "without a charge" not in outcome.out
+        assert ("1 without a charge: each has that of the" in outcome.out) == (not words)
 
     def test_charge_above_one_once(self, take: Take, stored: Stored) -> None:
         """One value above 1 says that it is per cent."""
@@ -13543,6 +13776,7 @@ class TestWhatImportSays(Logs):
                 {"meaning": "current", "name": "Strom (mA)", "unit": "mA", "sign": "turned"},
                 {"meaning": "charge_pct", "name": "SoC", "unit": "%", "sign": "kept"},
             ],
+            "only": None,
             "not_used": ["Temp"],
             "comment_lines": 0,
         }
@@ -13550,6 +13784,7 @@ class TestWhatImportSays(Logs):
             "new": 12,
             "already_there": 0,
             "bad_rows_left_out": 0,
+            "with_other_values": 0,
             "in_closed_hours": 0,
             "dry_run": False,
             "first": "2026-11-28T09:00:00.000000+00:00",
@@ -13560,6 +13795,9 @@ class TestWhatImportSays(Logs):
             "max_gap_s": 5400.0,
             "charges_left_out": 0,
             "charges_of_the_reading_before": 0,
+            "unknown_power": 0,
+            "rows_of_others": 0,
+            "last_is_ahead_s": 0.0,
             "times_that_exist_twice": 0,
             "torn_line": None,
             "bad_rows": [],
@@ -15855,6 +16093,30 @@ class TestFollowing(Showing):
         wait = Frames(restore, lambda: self.happen(note="after"))
         outcome = run("events", "--follow", clock=Clock(), wait=wait)
         assert outcome.out.endswith("  after\n")
+
+
+class TestFileThatGoes(Showing):
+    """What follows a file ends when another one has its name: it would never show news again."""
+
+    @pytest.mark.parametrize(
+        "line", ["events --follow", "status --watch 7", "status --watch --json"]
+    )
+    @pytest.mark.parametrize("how", ["moved", "replaced"])
+    def test_it_ends(self, run: Run, house: Path, line: str, how: str) -> None:
+        """One line on standard error, and exit code 1."""
+
+        def go() -> None:
+            if how == "moved":
+                os.rename("power_manager.db", "moved.db")
+                return
+            with PowerManager("other.db"):
+                pass
+            os.replace("other.db", "power_manager.db")
+
+        wait = Frames(lambda: None, go)
+        outcome = run(*line.split(), clock=Clock(), wait=wait)
+        assert outcome.code == 1
+        assert re.fullmatch(r"power-manager: .*: this file was deleted or repl.*\n", outcome.err)
 
 
 class TestDemo(Showing):
