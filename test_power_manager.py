@@ -4950,7 +4950,7 @@ class TestProcesses:
                 inside.wait(30)
             child = os.fork()
             if not child:
-                signal.alarm(2)
+                signal.alarm(20)  # ends a child that waits for ever
                 refused = 0
                 def register():
                     pm.register_device("e", "E")
@@ -5526,25 +5526,26 @@ class TestInterrupts:
     ) -> None:
         """Ctrl-C while BEGIN waits: when it then succeeds, the lock is given back at once."""
         code = """if True:
-            import signal, sqlite3, sys, threading, power_manager
+            import os, signal, sqlite3, sys, threading, power_manager
             pm = power_manager.PowerManager(sys.argv[1])
             writer = sqlite3.connect(sys.argv[1], isolation_level=None, check_same_thread=False)
             probe = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
-            arrived = threading.Event()
+            # The signal is in the pipe at once; its handler runs when BEGIN has returned.
+            arrived, wakeup = os.pipe()
+            os.set_blocking(wakeup, False)
+            signal.set_wakeup_fd(wakeup)
             def on_alarm(*_):
-                arrived.set()
                 raise KeyboardInterrupt
             def give_way():
-                arrived.wait(5)      # a signal that waits for BEGIN arrives after it
+                os.read(arrived, 1)
                 writer.execute("ROLLBACK")
             signal.signal(signal.SIGALRM, on_alarm)
             for kept in range(3):
-                arrived.clear()
                 writer.execute("BEGIN IMMEDIATE")
-                thread = threading.Timer(0.2, writer.execute, ["ROLLBACK"])
+                thread = threading.Thread(target=give_way)
                 thread.start()
-                signal.setitimer(signal.ITIMER_REAL, 0.05)
                 try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.05)
                     pm.log_power(sys.argv[2], 1.0, 1.0)
                 except KeyboardInterrupt as error:
                     sys.last_exc = error
@@ -5804,7 +5805,7 @@ class TestWaiting:
         """A call from a handler while its thread waits is refused at once, and all go on."""
         meter_id = filled(path, 3)
         code = """if True:
-            import signal, sys, threading, power_manager
+            import signal, sys, threading, time, power_manager
             power_manager.BUSY_TIMEOUT = 60.0
             pm = power_manager.PowerManager(sys.argv[1])
             inside = threading.Event()
@@ -5823,9 +5824,15 @@ class TestWaiting:
             signal.signal(signal.SIGALRM, on_alarm)
             holder = threading.Thread(target=hold)
             holder.start()
+            def ring():
+                while not pm._transaction._waiting:
+                    time.sleep(0.001)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
             inside.wait(30)
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            ringing = threading.Thread(target=ring)
+            ringing.start()
             pm.log_power(sys.argv[2], 9.0, 1.0)      # waits for the other thread
+            ringing.join()
             holder.join()
             print(told, len(pm.get_events("dev-001")), pm.check())
             pm.close()
