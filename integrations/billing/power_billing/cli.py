@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from power_billing.commands_decide import add_decision_commands
@@ -17,12 +18,9 @@ from power_billing.tables import LEDGER
 from power_billing.webhooks import DEFAULT_GRACE_HOURS, DEFAULT_POLICY, GRACE, POLICY
 from power_manager import (
     CommandParser,
-    NotFound,
     PowerManagerError,
     __version__,
     log_to_stderr,
-    print_error,
-    printable,
     program_name,
     run_program,
 )
@@ -31,8 +29,8 @@ NAME = "power-billing"
 CLICKHOUSE = "POWER_FLEET_CLICKHOUSE"  # power-fleet's variable
 
 
-def make_parser() -> CommandParser:
-    """The parser of every command."""
+def make_parser(clock: Callable[[], float] = time.time) -> CommandParser:
+    """The parser of every command; `clock` is what times such as -24h are before."""
     parser = CommandParser(
         program_name(NAME, "-m power_billing"),
         "Bill the energy that devices used, each hour once.",
@@ -42,11 +40,11 @@ def make_parser() -> CommandParser:
     )
     _add_place_options(parser)
     _add_variables(parser)
-    add_link_commands(parser)
-    add_usage_commands(parser)
-    add_decision_commands(parser)
-    add_statement_command(parser)
-    add_stripe_commands(parser)
+    add_link_commands(parser, clock)
+    add_usage_commands(parser, clock)
+    add_decision_commands(parser, clock)
+    add_statement_command(parser, clock)
+    add_stripe_commands(parser, clock)
     for command in parser.commands.values():
         _add_place_options_again(command)
     parser.add_help_commands(NAME)
@@ -113,25 +111,20 @@ def _add_variables(parser: CommandParser) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, clock: Callable[[], float] = time.time) -> int:
     """Run the command line; return its exit code.
 
-    0; 1 for an error, and for hours that are left; 2 for wrong usage; 130 for Ctrl-C.
+    0; 1 for an error, and for hours that are left; 2 for wrong usage; 130 for Ctrl-C. `clock`
+    returns epoch seconds, as that of PowerManager.
     """
 
     def program() -> int:
-        parser = make_parser()
+        parser = make_parser(clock)
         options = parser.parse_args(argv)
+        options.clock = clock
         _check_fleet(parser, options)
-        try:
-            with log_to_stderr("power_billing", logging.WARNING):
-                code: int = options.run(options)
-        except NotFound as error:
-            if error.kind != "device":
-                raise
-            lists = "power-fleet latest" if options.fleet else "power-manager devices"
-            print_error(f"{NAME}: no device {printable(error.id)}: `{lists}` lists them")
-            return 1
+        with log_to_stderr("power_billing", logging.WARNING):
+            code: int = options.run(options)
         return code
 
     return run_program(program, NAME, (PowerManagerError,), extra="billing")

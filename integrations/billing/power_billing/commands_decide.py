@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from power_billing.claims import take_over
 from power_billing.command_line import (
     add_sink_options,
-    month_hours,
+    customer_argument,
+    month_argument,
     open_line,
     opened,
     sink_of,
@@ -39,7 +39,7 @@ _CONFLICT_COLUMNS = (
 )
 
 
-def add_decision_commands(parser: CommandParser) -> None:
+def add_decision_commands(parser: CommandParser, clock: Callable[[], float]) -> None:
     """Add the commands about what the biller has."""
     command = parser.add_command(
         "reconcile",
@@ -51,7 +51,7 @@ def add_decision_commands(parser: CommandParser) -> None:
     add = command.add_argument
     add(
         "--month",
-        type=month_hours,
+        type=month_argument(clock),
         metavar="YYYY-MM",
         help="a UTC month (default: the hours that can still be billed)",
     )
@@ -78,8 +78,8 @@ def add_decision_commands(parser: CommandParser) -> None:
         action="store_true",
         help="bill from this ledger a customer that another ledger bills",
     )
-    add("--customer", metavar="ID", help="only this customer")
-    add("--hour", type=time_argument, metavar="TIME", help="only this hour")
+    add("--customer", type=customer_argument, metavar="ID", help="only this customer")
+    add("--hour", type=time_argument(clock), metavar="TIME", help="only this hour")
     add("--all", action="store_true", help="everything that is listed")
     add_sink_options(command)
     command.add_json()
@@ -91,12 +91,12 @@ def add_decision_commands(parser: CommandParser) -> None:
 def _reconcile(options: argparse.Namespace) -> int:
     with opened(options) as (_, place):
         sink = sink_of(place, options)
-        now = time.time()
+        now = options.clock()
         present = int(now // HOUR)
         hours = options.month or range(oldest_billable(now), present)
         hours = range(hours.start, min(hours.stop, present))
         if not hours:
-            raise BillingError("--month: that month has not begun")
+            raise BillingError("--month: no hour of that month is over yet")
         with one_run(place):
             found = reconcile(place, sink, hours, now)
             if not options.json:
@@ -104,7 +104,7 @@ def _reconcile(options: argparse.Namespace) -> int:
                 _print_settling(found)
             repaired = None
             if options.repair and found.differences:
-                repaired = _repair(place, sink, found.differences)
+                repaired = _repair(place, sink, found.differences, options.clock)
         if options.json:
             print(shown_json(reconciliation_json(place, sink.account, found, repaired)))
         elif repaired is not None:
@@ -118,12 +118,14 @@ def _reconcile(options: argparse.Namespace) -> int:
     return 0 if is_repaired and not found.unsaid else 1
 
 
-def _repair(place: Place, sink: UsageSink, differences: Sequence[Difference]) -> Repair:
+def _repair(
+    place: Place, sink: UsageSink, differences: Sequence[Difference], clock: Callable[[], float]
+) -> Repair:
     """Send what differs."""
-    oldest = oldest_billable(time.time())
+    oldest = oldest_billable(clock())
     queued_count = repair(place, differences, oldest)
     customers = {one.customer for one in differences}
-    sent = Sender(place, sink).run(customers)
+    sent = Sender(place, sink, clock).run(customers)
     return Repair(
         [one for one in differences if (one.customer, one.hours.start) in sent],
         queued_count,
@@ -200,7 +202,7 @@ def _resolve(options: argparse.Namespace) -> int:
     with opened(options) as (_, place):
         if options.customer is not None:
             links_to(place, options.customer)  # a mistyped one has nothing to decide
-        oldest = oldest_billable(time.time())
+        oldest = oldest_billable(options.clock())
         if options.keep or options.send:
             with one_run(place):  # a report under way may settle what is listed
                 listed = undecided(place, oldest, options.customer, hours)
@@ -213,7 +215,7 @@ def _resolve(options: argparse.Namespace) -> int:
         if options.json:
             print(shown_json(undecided_json(place, listed, _decision_of(options))))
         else:
-            _print_undecided(listed)
+            _print_undecided(listed, options.clock())
             _print_decision(listed, options)
     return 0 if options.keep or options.send or not listed else 1
 
@@ -236,6 +238,8 @@ def _take_over(options: argparse.Namespace) -> int:
     customer = options.customer
     if customer is None:
         options.usage_error("--take-over needs --customer")
+    if options.hour is not None or options.all:
+        options.usage_error("--take-over is of a whole customer: leave out --hour and --all")
     with opened(options) as (_, place):
         links_to(place, customer)
         sink = sink_of(place, options)
@@ -244,7 +248,7 @@ def _take_over(options: argparse.Namespace) -> int:
         with one_run(place):
             with tables(place) as conn:
                 check_account(conn, place, sink)
-            take_over(place, sink, customer, time.time())
+            take_over(place, sink, customer, options.clock())
     if options.json:
         print(shown_json({"decision": "take_over", "customer": customer}))
     else:
@@ -252,7 +256,7 @@ def _take_over(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_undecided(listed: Undecided) -> None:
+def _print_undecided(listed: Undecided, now: float) -> None:
     conflicts: list[Entry] = listed.conflicts
     for customer, entries in listed.others.items():
         other_id = listed.ledger_ids[customer]
@@ -264,7 +268,7 @@ def _print_undecided(listed: Undecided) -> None:
     if conflicts:
         print(make_table(_CONFLICT_COLUMNS, conflicts, Screen.of(sys.stdout)))
     for entry in listed.too_old:
-        print(open_line(entry, time.time()))
+        print(open_line(entry, now))
     for lost in listed.lost:
         print(lost)
     if not listed:

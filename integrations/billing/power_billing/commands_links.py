@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from power_billing.claims import Claim, note_claim, waiting_reason
-from power_billing.command_line import add_link_options, opened
+from power_billing.command_line import (
+    add_link_options,
+    check_device,
+    check_since,
+    name_argument,
+    opened,
+)
 from power_billing.counting import chosen_meters
 from power_billing.errors import BillingError
 from power_billing.hours import iso
 from power_billing.keys import API_KEY, is_set, read_secret
-from power_billing.links import Link, check_id, link, unlink
+from power_billing.links import Link, link, links_of, parse_id, unlink
 from power_billing.periods import ledger_meters
 from power_billing.sources import NANO, Devices, source_of
 from power_billing.tables import Place, tables
-from power_manager import CommandParser, MeterType, confirm, printable
+from power_manager import CommandParser, MeterType, confirm, nearest, printable
 
 
-def add_link_commands(parser: CommandParser) -> None:
+def add_link_commands(parser: CommandParser, clock: Callable[[], float]) -> None:
     """Add the commands about links."""
     command = parser.add_command(
         "link",
@@ -29,9 +36,14 @@ def add_link_commands(parser: CommandParser) -> None:
         examples=["edge-001 --customer cus_Nf1XyzAbc --types main"],
         group="who is billed",
     )
-    add_link_options(command)
+    add_link_options(command, clock)
     add = command.add_argument
-    add("--subscription-item", metavar="ID", help="kept for people: meters bill by customer")
+    add(
+        "--subscription-item",
+        type=functools.partial(parse_id, prefix="si"),
+        metavar="ID",
+        help="kept for people: meters bill by customer",
+    )
     add(
         "--offline",
         action="store_true",
@@ -45,15 +57,14 @@ def add_link_commands(parser: CommandParser) -> None:
         examples=["edge-001"],
         group="who is billed",
     )
-    command.add_argument("device_id", help="the device's id")
+    command.add_argument("device_id", type=name_argument, help="the device's id")
 
 
 def _link(options: argparse.Namespace) -> int:
-    types = options.types.split(",") if options.types else None
+    check_since(options)
     with opened(options) as (pm, place):
-        pm.get_device(options.device_id)
-        check_id("customer", "cus", options.customer)
-        if types is None:
+        check_device(pm, options)
+        if options.types is None:
             confirm_choice(pm, options.device_id, options.yes)
         answer = _asked_stripe(place, options)
         made = link(
@@ -61,13 +72,14 @@ def _link(options: argparse.Namespace) -> int:
             options.device_id,
             options.customer,
             subscription_item=options.subscription_item,
-            types=types,
+            types=options.types,
             since=options.since,
+            clock=options.clock,
             ledger=place,
         )
         print(linked_line(made))
         print(f"{made.customer}: {answer.text}")
-        print_other_ledger(place, made.customer, answer.other_ledger)
+        print_other_ledger(place, made.customer, answer.other_ledger, options.clock())
     return 0
 
 
@@ -106,12 +118,12 @@ def confirm_choice(pm: Devices, device_id: str, yes: bool) -> None:
     )
 
 
-def print_other_ledger(place: Place, customer: str, other_id: str | None) -> None:
+def print_other_ledger(place: Place, customer: str, other_id: str | None, now: float) -> None:
     """Say that another ledger bills the customer, and note it for `status`; None: none does."""
     if other_id is None:
         return
     with tables(place) as conn:
-        note_claim(conn, customer, Claim(other_id, time.time()))
+        note_claim(conn, customer, Claim(other_id, now))
     print(f"{customer}: {waiting_reason(other_id)}")
 
 
@@ -147,12 +159,13 @@ def _asked_stripe(place: Place, options: argparse.Namespace) -> _Answer:
     if problem is None:
         return _Answer("Stripe has this customer; power-billing setup makes meter and price")
     if problem.is_missing:
-        raise BillingError(f"{options.customer}: {problem.text}; nothing was linked")
+        hint = nearest(options.customer, [one.customer for one in links_of(place)])
+        raise BillingError(f"{options.customer}: {problem.text}; nothing was linked{hint}")
     return _Answer(problem.text, other_id)
 
 
 def _unlink(options: argparse.Namespace) -> int:
     with opened(options) as (_, place):
-        ended = unlink(place, options.device_id)
+        ended = unlink(place, options.device_id, clock=options.clock)
     print(f"{ended.device_id}: billed to {ended.customer} until {iso(ended.until_hour or 0)}")
     return 0

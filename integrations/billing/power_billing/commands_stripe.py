@@ -6,26 +6,35 @@ The SDK takes a while to import, so each command imports it where it is used.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from power_billing.command_line import add_customer_option, add_link_options, opened
+from power_billing.command_line import (
+    add_customer_option,
+    add_link_options,
+    check_device,
+    check_since,
+    customer_argument,
+    file_argument,
+    given_price,
+    name_argument,
+    opened,
+)
 from power_billing.commands_links import confirm_choice, linked_line, print_other_ledger
 from power_billing.commands_usage import run_report
 from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso, shown_minute
 from power_billing.keys import API_KEY, Secret, read_secret
-from power_billing.links import Link, check_id, keep_item, link, links_of, links_to
-from power_billing.money import UNITS, Price
-from power_billing.periods import event_name_of, meter_name_of
+from power_billing.links import Link, keep_item, link, links_of, links_to, parse_id
+from power_billing.money import UNITS, Price, parse_amount, parse_currency
+from power_billing.periods import event_name_of, meter_name_of, parse_meter_name
 from power_billing.sources import Devices
 from power_billing.tables import Place, forget_customer, tables
 from power_billing.tariff import shown_hours
 from power_billing.usage import one_run
-from power_manager import CommandParser, InvalidValue, confirm, parse_count
+from power_manager import CommandParser, confirm, parse_count
 
 if TYPE_CHECKING:
     import stripe
@@ -36,10 +45,10 @@ if TYPE_CHECKING:
 _GROUP = "Stripe"
 
 
-def add_stripe_commands(parser: CommandParser) -> None:
+def add_stripe_commands(parser: CommandParser, clock: Callable[[], float]) -> None:
     """Add the commands about what is at Stripe."""
     _add_setup(parser)
-    _add_subscribe(parser)
+    _add_subscribe(parser, clock)
     _add_go_live(parser)
     command = parser.add_command(
         "forget",
@@ -75,9 +84,24 @@ def _add_setup(parser: CommandParser) -> None:
         group=_GROUP,
     )
     add = command.add_argument
-    add("--product", metavar="NAME", help="the product on invoices (default: only the meter)")
-    add("--price", metavar="AMOUNT", help="price of one unit of energy, such as 0.30")
-    add("--currency", metavar="CODE", help="currency of the price, such as eur")
+    add(
+        "--product",
+        type=name_argument,
+        metavar="NAME",
+        help="the product on invoices (default: only the meter)",
+    )
+    add(
+        "--price",
+        type=parse_amount,
+        metavar="AMOUNT",
+        help="price of one unit of energy, such as 0.30",
+    )
+    add(
+        "--currency",
+        type=parse_currency,
+        metavar="CODE",
+        help="currency of the price, such as eur",
+    )
     add(
         "--unit",
         choices=UNITS,
@@ -85,12 +109,13 @@ def _add_setup(parser: CommandParser) -> None:
     )
     add(
         "--tariff",
-        type=Path,
+        type=file_argument,
         metavar="FILE",
         help="prices by time of day: a meter, a product and a price for each period",
     )
     add(
         "--meter",
+        type=parse_meter_name,
         metavar="NAME",
         help="a separate meter, for customers that another ledger bills too; with --tariff, the "
         "beginning of its meters' names",
@@ -105,9 +130,9 @@ def _setup(options: argparse.Namespace) -> int:
     given = [options.product, options.price, options.currency]
     if any(given) and not all(given):
         options.usage_error("--product, --price and --currency go together: give all three")
-    price = None
-    if options.product:
-        price = Price.parse(options.price, options.currency, options.unit or "kWh")
+    if options.unit is not None and options.price is None:
+        options.usage_error("--unit is of --price: give both")
+    price = None if options.price is None else given_price(options)
     with opened(options) as (_, place):
         client, _ = _client()
         with one_run(place):  # a report under way goes on with the meter that it has
@@ -154,7 +179,7 @@ def _price_line(found: Found | None, price: Price) -> str:
 # --- subscribe
 
 
-def _add_subscribe(parser: CommandParser) -> None:
+def _add_subscribe(parser: CommandParser, clock: Callable[[], float]) -> None:
     command = parser.add_command(
         "subscribe",
         _subscribe,
@@ -165,10 +190,11 @@ def _add_subscribe(parser: CommandParser) -> None:
         ],
         group=_GROUP,
     )
-    add_link_options(command)
+    add_link_options(command, clock)
     add = command.add_argument
     add(
         "--subscription",
+        type=functools.partial(parse_id, prefix="sub"),
         metavar="ID",
         help="add the price to this one, such as sub_1Nf (default: a new one from the link on)",
     )
@@ -185,18 +211,18 @@ def _subscribe(options: argparse.Namespace) -> int:
     from power_billing.stripe_sinks import other_ledger, sink_from
     from power_billing.subscriptions import Wanted, prices_to_subscribe, refuse_missing, subscribe
 
-    if options.subscription and options.days_until_due:
+    if options.subscription is not None and options.days_until_due is not None:
         options.usage_error("--days-until-due is for a new subscription: leave one out")
     with opened(options) as (pm, place):
-        pm.get_device(options.device_id)
+        check_device(pm, options)
         client, _ = _client()
         # Before the device is linked: what is missing then is not half done.
         prices_to_subscribe(place)
-        refuse_missing(client, options.customer)
+        refuse_missing(client, options.customer, [one.customer for one in links_of(place)])
         billed = _linked(pm, place, options)
         print(linked_line(billed))
         begins = billed.from_hour * HOUR
-        now = time.time()
+        now = options.clock()
         wanted = Wanted(
             now,
             since=begins if begins < now else None,
@@ -205,12 +231,13 @@ def _subscribe(options: argparse.Namespace) -> int:
         )
         found = subscribe(place, client, options.customer, wanted)
         keep_item(place, options.customer, ",".join(one.item.id for one in found))
-        is_covered = _print_subscribed(billed, found)
+        is_covered = _print_subscribed(billed, found, now)
         other_id = other_ledger(place, client, options.customer)
-        print_other_ledger(place, options.customer, other_id)
+        print_other_ledger(place, options.customer, other_id, now)
         code = 0
         if options.report:
-            code = run_report(pm, place, sink_from(os.environ, place))
+            sink = sink_from(os.environ, place, clock=options.clock)
+            code = run_report(pm, place, sink, options.clock)
     return code if is_covered else 1
 
 
@@ -219,7 +246,7 @@ def _linked(pm: Devices, place: Place, options: argparse.Namespace) -> Link:
 
     Raises BillingError if the present one is not as wanted.
     """
-    types = options.types.split(",") if options.types else None
+    types = options.types
     for one in links_of(place):
         is_present = one.until_hour is None and one.device_id == options.device_id
         if not is_present or one.customer != options.customer:
@@ -231,6 +258,7 @@ def _linked(pm: Devices, place: Place, options: argparse.Namespace) -> Link:
                 "--since and --types"
             )
         return one
+    check_since(options)
     if types is None:
         confirm_choice(pm, options.device_id, options.yes)
     return link(
@@ -239,17 +267,18 @@ def _linked(pm: Devices, place: Place, options: argparse.Namespace) -> Link:
         options.customer,
         types=types,
         since=options.since,
+        clock=options.clock,
         ledger=place,
     )
 
 
-def _print_subscribed(billed: Link, found: Sequence[Subscribed]) -> bool:
+def _print_subscribed(billed: Link, found: Sequence[Subscribed], now: float) -> bool:
     """Print the subscriptions; return whether all the link's usage is on their invoices."""
     is_covered = True
     for one in found:
         period = f", {one.period}" if one.period else ""
         print(f"subscription: {one.subscription}, item {one.item}, price {one.price}{period}")
-        if one.since > max(billed.from_hour * HOUR, time.time() - HOUR):
+        if one.since > max(billed.from_hour * HOUR, now - HOUR):
             is_covered = False
             span = f"from {iso(billed.from_hour)} to {shown_minute(one.since)}{period}"
             print(f"on no invoice: usage {span}, when the subscription began")
@@ -282,14 +311,18 @@ def _add_go_live(parser: CommandParser) -> None:
 def _pair(text: str) -> tuple[str, str]:
     before, _, after = text.partition("=")
     try:
-        return check_id("customer", "cus", before), check_id("customer", "cus", after)
-    except InvalidValue:
+        return customer_argument(before), customer_argument(after)
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"expected cus_TEST=cus_LIVE, got {text!r}") from None
 
 
 def _go_live(options: argparse.Namespace) -> int:
     from power_billing.go_live import go_live, trial_of
 
+    named = [test_customer for test_customer, _ in options.customer]
+    twice = next((one for one in named if named.count(one) > 1), None)
+    if twice is not None:
+        options.usage_error(f"--customer: {twice} is there twice: name one live customer for it")
     with opened(options) as (pm, place):
         client, key = _client()
         trial = trial_of(place, client, key)
@@ -300,7 +333,7 @@ def _go_live(options: argparse.Namespace) -> int:
         )
         with one_run(place):  # a report of the trial that is under way would go on with it
             trial = trial_of(place, client, key)
-            live = go_live(pm, place, client, trial, dict(options.customer))
+            live = go_live(pm, place, client, trial, dict(options.customer), options.clock)
     for period, found in live.sold.items():
         head = f"{period} " if period else ""
         print(f"{head}meter: {found.meter}")

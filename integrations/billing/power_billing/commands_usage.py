@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from power_billing.claims import waiting_reason
 from power_billing.command_line import (
     add_sink_options,
     check_sink_options,
+    file_argument,
     open_line,
     opened,
     print_events,
@@ -31,7 +32,7 @@ from power_billing.webhooks import shut_down_devices
 from power_manager import CommandParser, PowerManager, shown_json
 
 
-def add_usage_commands(parser: CommandParser) -> None:
+def add_usage_commands(parser: CommandParser, clock: Callable[[], float]) -> None:
     """Add the commands about usage."""
     command = parser.add_command(
         "report",
@@ -43,7 +44,7 @@ def add_usage_commands(parser: CommandParser) -> None:
     add = command.add_argument
     add(
         "--until",
-        type=time_argument,
+        type=time_argument(clock),
         metavar="TIME",
         help="only hours that end by then (default: now)",
     )
@@ -66,7 +67,10 @@ def add_usage_commands(parser: CommandParser) -> None:
 
 def _add_metrics_option(command: CommandParser) -> None:
     command.add_argument(
-        "--metrics-file", type=Path, metavar="FILE", help="also write metrics for Prometheus there"
+        "--metrics-file",
+        type=file_argument,
+        metavar="FILE",
+        help="also write metrics for Prometheus there",
     )
 
 
@@ -77,10 +81,12 @@ def _report(options: argparse.Namespace) -> int:
     check_sink_options(options)
     if options.quiet and options.json:
         options.usage_error("--quiet is for text: leave out --quiet or --json")
+    if options.dry_run and (options.quiet or options.metrics_file is not None):
+        options.usage_error("--dry-run only prints: leave out --quiet and --metrics-file")
     with opened(options) as (pm, place):
         _refuse_unlinked(place)
         if options.dry_run:
-            entries = Run(pm, place).preview(
+            entries = Run(pm, place, options.clock).preview(
                 until=options.until, retry_refused=options.retry_refused
             )
             if options.json:
@@ -94,6 +100,7 @@ def _report(options: argparse.Namespace) -> int:
             pm,
             place,
             sink,
+            options.clock,
             until=options.until,
             retry_refused=options.retry_refused,
             is_quiet=options.quiet,
@@ -106,6 +113,7 @@ def run_report(
     pm: Devices,
     place: Place,
     sink: UsageSink,
+    clock: Callable[[], float],
     *,
     until: datetime | None = None,
     retry_refused: bool = False,
@@ -116,14 +124,14 @@ def run_report(
     """Report to the sink, and print what came of it; return the exit code."""
     if metrics_file is not None:  # first: a missing package is said before anything is sent
         from power_billing.metrics import write_metrics
-    told_count = _tell_due(pm, place, sink)
+    told_count = _tell_due(pm, place, sink, clock)
     if told_count is not None and not is_json and (told_count or not is_quiet):
         print(f"{told_count} devices told to shut down")
-    problems, held = _checked(place, sink)
+    problems, held = _checked(place, sink, clock())
     problems += _untold(pm, place)
     # A file can be looked at whole every time; Stripe is asked once a day.
     compare = True if isinstance(sink, CsvSink) else None
-    done = Run(pm, place).report(
+    done = Run(pm, place, clock).report(
         sink,
         until=until,
         retry_refused=retry_refused,
@@ -133,12 +141,12 @@ def run_report(
     )
     try:
         if metrics_file is not None:
-            write_metrics(metrics_file, status(pm, place))
+            write_metrics(metrics_file, status(pm, place, clock))
     finally:  # what was sent is said in any case
         if is_json:
             print(shown_json(report_json(place, sink.account, done, told_count or 0)))
         else:
-            _print_report(place, done, is_quiet)
+            _print_report(place, done, is_quiet, clock())
     return 0 if done.complete else 1
 
 
@@ -151,7 +159,7 @@ def _refuse_unlinked(place: Place) -> None:
         )
 
 
-def _print_report(place: Place, done: Report, is_quiet: bool) -> None:
+def _print_report(place: Place, done: Report, is_quiet: bool, now: float) -> None:
     if not is_quiet:
         print_events(place, (entry.event for entry in done.sent))
         for kept in done.kept:
@@ -159,7 +167,7 @@ def _print_report(place: Place, done: Report, is_quiet: bool) -> None:
     if not is_quiet or not done.complete:
         print(f"{len(done.sent)} hours sent, {len(done.open)} left")
     for entry in (*done.open, *done.too_old):
-        print(open_line(entry, time.time()))
+        print(open_line(entry, now))
     for lost in done.lost:
         print(lost)
     if done.reconciliation is not None:
@@ -168,7 +176,7 @@ def _print_report(place: Place, done: Report, is_quiet: bool) -> None:
         print(problem)
 
 
-def _checked(place: Place, sink: UsageSink) -> tuple[list[str], set[str]]:
+def _checked(place: Place, sink: UsageSink, now: float) -> tuple[list[str], set[str]]:
     """What Stripe says is wrong, and the customers whose usage is held; other billers say none."""
     if not sink.account.startswith("stripe:"):
         return [], set()
@@ -177,7 +185,7 @@ def _checked(place: Place, sink: UsageSink) -> tuple[list[str], set[str]]:
 
     if not isinstance(sink, StripeMeterSink):
         return [], set()
-    checked = check_before_sending(place, sink, time.time())
+    checked = check_before_sending(place, sink, now)
     return [f"at Stripe: {problem}" for problem in checked.problems], checked.held
 
 
@@ -192,7 +200,7 @@ def _untold(pm: Devices, place: Place) -> list[str]:
         ]
 
 
-def _tell_due(pm: Devices, place: Place, sink: UsageSink) -> int | None:
+def _tell_due(pm: Devices, place: Place, sink: UsageSink, clock: Callable[[], float]) -> int | None:
     """Tell devices whose grace period is over to shut down; return how many were told.
 
     None: no invoice waits, or the devices are a fleet's, which nothing tells (see _untold). Without
@@ -209,7 +217,7 @@ def _tell_due(pm: Devices, place: Place, sink: UsageSink) -> int | None:
 
     # By Stripe's clock, if it can be asked: by a clock of this machine that is ahead, devices
     # would go too early. Asked before the file is locked, because it comes over a network.
-    now = sink.clock() if isinstance(sink, StripeMeterSink) else time.time()
+    now = sink.clock() if isinstance(sink, StripeMeterSink) else clock()
     with tables(place) as conn:
         told_count = tell_due(pm, conn, now)
     return told_count if isinstance(pm, PowerManager) else None
@@ -220,7 +228,7 @@ def _tell_due(pm: Devices, place: Place, sink: UsageSink) -> int | None:
 
 def _status(options: argparse.Namespace) -> int:
     with opened(options) as (pm, place):
-        now = status(pm, place)
+        now = status(pm, place, options.clock)
         if options.metrics_file is not None:
             from power_billing.metrics import write_metrics
 
@@ -240,7 +248,7 @@ def _status(options: argparse.Namespace) -> int:
             f"{of_customer.customer}: {of_customer.billed_wh} Wh in all; events: {events or 'none'}"
         )
     for entry in (*now.open, *now.too_old):
-        print(open_line(entry, time.time()))
+        print(open_line(entry, options.clock()))
     for finding in now.findings:
         print(f"{finding}; accepted" if finding.is_accepted else finding)
     for customer, problem in now.problems.items():

@@ -18,7 +18,7 @@ import stripe
 from power_billing.errors import BillingError
 from power_billing.hours import next_hour
 from power_billing.keys import API_KEY, Secret
-from power_billing.links import Link, check_clock, keep_item, links_of
+from power_billing.links import SEE_STATUS, Link, check_clock, keep_item, links_of
 from power_billing.money import price_of
 from power_billing.periods import PLAIN, keep_tariff, ledger_meters, meter_name_of, tariff_of
 from power_billing.sources import Devices
@@ -41,7 +41,7 @@ from power_billing.tables import (
     setting,
     tables,
 )
-from power_manager import NotFound, PowerEventType
+from power_manager import NotFound, PowerEventType, nearest
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ def go_live(
     known = {link.customer for link in trial.links}
     for test_customer, live_customer in customers.items():
         if test_customer not in known:
-            raise BillingError(f"{test_customer}: no device is billed to it")
+            hint = nearest(test_customer, known) or SEE_STATUS
+            raise BillingError(f"{test_customer}: no device is billed to it{hint}")
         refuse_missing(client, live_customer)
     registered = {device.id for device in pm.list_devices()}
     for link in trial.links:

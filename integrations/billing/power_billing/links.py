@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sqlite3
 import time
@@ -13,9 +14,10 @@ from power_billing.errors import BillingError
 from power_billing.hours import HOUR, hour_of, iso, next_hour, oldest_billable, seconds_of
 from power_billing.sources import Devices
 from power_billing.tables import LedgerFile, Place, has_tables, tables
-from power_manager import InvalidValue, MeterType, PowerEventType, check_text
+from power_manager import InvalidValue, MeterType, PowerEventType, check_text, nearest
 
 TYPES = tuple(kind.value for kind in MeterType)
+SEE_STATUS = ": see power-billing status"
 _COLUMNS = "device_id, customer, subscription_item, types, from_hour, until_hour"
 _ALL_LINKS = f"SELECT {_COLUMNS} FROM billing_links ORDER BY link_key"
 _LINKS_OF_DEVICE = f"SELECT {_COLUMNS} FROM billing_links WHERE device_id = ? ORDER BY link_key"
@@ -46,11 +48,43 @@ class Link:
 
 def check_id(name: str, prefix: str, value: Any) -> str:
     """The value, if it looks like one of Stripe's ids, such as cus_...; otherwise InvalidValue."""
-    if not isinstance(value, str) or not re.fullmatch(rf"{prefix}_[A-Za-z0-9]{{1,56}}", value):
-        raise InvalidValue(
-            f"{name}: expected an id of Stripe's that begins with {prefix}_, got {value!r}"
-        )
-    return value
+    if not _is_id(value, prefix):
+        raise InvalidValue(f"{name}: {_expected_id(prefix)}, got {value!r}")
+    return str(value)
+
+
+def parse_id(text: str, prefix: str) -> str:
+    """Text as one of Stripe's ids, for argparse.
+
+    >>> parse_id("cus_Nf1XyzAbc", "cus")
+    'cus_Nf1XyzAbc'
+    """
+    if not _is_id(text, prefix):
+        raise argparse.ArgumentTypeError(f"{_expected_id(prefix)}, got {text!r}")
+    return text
+
+
+def _is_id(value: Any, prefix: str) -> bool:
+    pattern = rf"{prefix}_[A-Za-z0-9]{{1,56}}"
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _expected_id(prefix: str) -> str:
+    return f"expected an id of Stripe's that begins with {prefix}_"
+
+
+def parse_types(text: str) -> tuple[str, ...]:
+    """Text as the types of meters that count, for argparse.
+
+    >>> parse_types("ups,main")
+    ('main', 'ups')
+    """
+    wanted = text.split(",")
+    for word in wanted:
+        if word not in TYPES:
+            expected = f"expected some of {', '.join(TYPES)}, with commas between them"
+            raise argparse.ArgumentTypeError(f"{expected}, got {text!r}{nearest(word, TYPES)}")
+    return tuple(kind for kind in TYPES if kind in wanted)
 
 
 def _check_types(types: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -75,6 +109,11 @@ def check_clock(pm: Devices, device_id: str, now: float) -> None:
             f"{device_id}: its newest reading is of {newest}, and this machine's clock is behind "
             "that: set the clock, or say since when"
         )
+
+
+def can_begin(hour: int, now: float) -> bool:
+    """Whether a link may begin with that hour: one that can still be billed, or the next."""
+    return oldest_billable(now) <= hour <= next_hour(now)
 
 
 def link(
@@ -104,7 +143,7 @@ def link(
     if since is None:
         check_clock(pm, device_id, now)
     begin = next_hour(now) if since is None else hour_of("since", since)
-    if not oldest_billable(now) <= begin <= next_hour(now):
+    if not can_begin(begin, now):
         raise InvalidValue(f"since: expected a time of the past 35 days, got {since!r}")
     check_id("customer", "cus", customer)
     item = None if item is None else check_id("subscription_item", "si", item)
@@ -158,7 +197,9 @@ def unlink(place: Place, device_id: str, *, clock: Callable[[], float] = time.ti
             if one.until_hour is None or one.until_hour > max(following, one.from_hour)
         ]
         if not present:
-            raise BillingError(f"{device_id}: not linked: see power-billing status")
+            sql = "SELECT device_id FROM billing_links WHERE until_hour IS NULL"
+            hint = nearest(device_id, [one for (one,) in conn.execute(sql)])
+            raise BillingError(f"{device_id}: not linked{hint or SEE_STATUS}")
         old = present[-1]
         sql = "SELECT coalesce(max(hour), -1) FROM billing_hours WHERE customer = ?"
         (counted,) = conn.execute(sql, (old.customer,)).fetchone()
@@ -186,9 +227,11 @@ def has_links(place: Place) -> bool:
 
 def links_to(place: Place, customer: str) -> list[Link]:
     """Every link to a customer, oldest first. Raises BillingError if there never was one."""
-    found = [one for one in links_of(place) if one.customer == customer]
+    links = links_of(place)
+    found = [one for one in links if one.customer == customer]
     if not found:
-        raise BillingError(f"{customer}: no device was ever billed to it: see power-billing status")
+        hint = nearest(customer, [one.customer for one in links])
+        raise BillingError(f"{customer}: no device was ever billed to it{hint or SEE_STATUS}")
     return found
 
 

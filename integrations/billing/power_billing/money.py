@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sqlite3
 from dataclasses import dataclass
@@ -43,6 +44,28 @@ _UNIT_SETTING = "price_unit"
 _PLACES = 12  # Stripe's: decimals of unit_amount_decimal
 
 
+def parse_amount(text: str) -> Decimal:
+    """Text as an amount of money above 0, for argparse; exact, as a float is not.
+
+    >>> parse_amount("0.30")
+    Decimal('0.30')
+    """
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,15})?", text) or not Decimal(text):
+        raise argparse.ArgumentTypeError(f"expected an amount above 0 such as 0.30, got {text!r}")
+    return Decimal(text)
+
+
+def parse_currency(text: str) -> str:
+    """Text as a currency's code in small letters, for argparse.
+
+    >>> parse_currency("EUR")
+    'eur'
+    """
+    if not re.fullmatch("[A-Za-z]{3}", text):
+        raise argparse.ArgumentTypeError(f"expected three letters such as eur, got {text!r}")
+    return text.lower()
+
+
 @dataclass(frozen=True)
 class Price:
     """`amount` (in the currency's main unit, such as euros) for one `unit` of energy.
@@ -64,12 +87,20 @@ class Price:
         """
         if unit not in UNITS:
             raise InvalidValue(f"unit: expected {', '.join(UNITS)}, got {unit!r}")
-        if not re.fullmatch("[A-Za-z]{3}", currency):
-            raise InvalidValue(f"currency: expected three letters such as eur, got {currency!r}")
-        # Not by the library's parser: its numbers are floats, and amounts have to be exact.
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,15})?", amount) or not Decimal(amount):
-            raise InvalidValue(f"price: expected an amount above 0 such as 0.30, got {amount!r}")
-        made = cls(Decimal(amount), currency.lower(), unit)
+        try:
+            code = parse_currency(currency)
+        except argparse.ArgumentTypeError as error:
+            raise InvalidValue(f"currency: {error}") from None
+        try:
+            exact = parse_amount(amount)
+        except argparse.ArgumentTypeError as error:
+            raise InvalidValue(f"price: {error}") from None
+        return cls.of(exact, code, unit)
+
+    @classmethod
+    def of(cls, amount: Decimal, currency: str, unit: str) -> Price:
+        """A price that Stripe can carry exactly. Raises InvalidValue for any other."""
+        made = cls(amount, currency, unit)
         if -int(made.minor_per_wh.as_tuple().exponent) > _PLACES:
             raise InvalidValue(
                 f"price: {amount} {made.currency} a {unit} has more than {_PLACES} decimals a "

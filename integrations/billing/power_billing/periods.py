@@ -7,6 +7,8 @@ revision goes to the meter that has the hour.
 
 from __future__ import annotations
 
+import argparse
+import re
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +60,20 @@ def ledger_meters(conn: sqlite3.Connection) -> list[LedgerMeter]:
 def meter_name_of(conn: sqlite3.Connection) -> str:
     """The meter's name in events, with which a period's begins: EVENT_NAME, or setup's --meter."""
     return setting(conn, METER_NAME_SETTING) or EVENT_NAME
+
+
+def parse_meter_name(text: str) -> str:
+    """Text as a meter's name that leaves room in identifiers, for argparse.
+
+    >>> parse_meter_name("energy_roof")
+    'energy_roof'
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,15}", text):
+        raise argparse.ArgumentTypeError(
+            "expected 1 to 16 lower-case letters, digits and underscores, a letter first, got "
+            f"{text!r}"
+        )
+    return text
 
 
 def event_name_of(meter_name: str, period: str) -> str:

@@ -5,7 +5,7 @@ Everything is looked for before it is made, so setup can be repeated. Nothing is
 
 from __future__ import annotations
 
-import re
+import argparse
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from power_billing.periods import (
     event_name_of,
     keep_tariff,
     meter_name_of,
+    parse_meter_name,
     refuse_other_hours,
 )
 from power_billing.sinks import EVENT_NAME
@@ -98,12 +99,10 @@ def _take_account(conn: sqlite3.Connection, place: Place, account: str, is_anoth
 
 def check_meter_name(name: str) -> str:
     """The name, if a meter can have it and its identifiers are short; otherwise InvalidValue."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,15}", name):
-        raise InvalidValue(
-            "meter: expected 1 to 16 lower-case letters, digits and underscores, a letter first, "
-            f"got {name!r}"
-        )
-    return name
+    try:
+        return parse_meter_name(name)
+    except argparse.ArgumentTypeError as error:
+        raise InvalidValue(f"meter: {error}") from None
 
 
 def find_or_make_meter(

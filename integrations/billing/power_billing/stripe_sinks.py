@@ -38,8 +38,11 @@ def open_sink(
     *,
     stream: bool = False,
     session: Callable[[str], stripe.StripeClient],
+    clock: Callable[[], float] = time.time,
 ) -> StripeMeterSink:
     """The sink of the meters that setup() has remembered, after checking them.
+
+    clock: this machine's, in epoch seconds.
 
     Raises BillingError where there was no setup, and where this key cannot see one of them: a test
     key does not see what a live one has made.
@@ -55,10 +58,18 @@ def open_sink(
         except stripe.StripeError as error:
             raise cannot(error) from None
     meters = HourMeters(place, found)
-    return StripeStreamSink(client, meters, session) if stream else StripeMeterSink(client, meters)
+    if stream:
+        return StripeStreamSink(client, meters, session, clock)
+    return StripeMeterSink(client, meters, clock)
 
 
-def sink_from(environ: Mapping[str, str], place: Place, *, stream: bool = False) -> StripeMeterSink:
+def sink_from(
+    environ: Mapping[str, str],
+    place: Place,
+    *,
+    stream: bool = False,
+    clock: Callable[[], float] = time.time,
+) -> StripeMeterSink:
     """The Stripe sink of a file, with the key that the environment holds."""
     client = make_client(read_secret(environ, API_KEY), environ)
     return open_sink(
@@ -66,6 +77,7 @@ def sink_from(environ: Mapping[str, str], place: Place, *, stream: bool = False)
         client,
         stream=stream,
         session=lambda token: make_client(Secret("session", token), environ),
+        clock=clock,
     )
 
 
@@ -78,8 +90,14 @@ class StripeMeterSink:
     batch = 1
     claim_seconds: float = DAY
 
-    def __init__(self, client: stripe.StripeClient, meters: HourMeters) -> None:
+    def __init__(
+        self,
+        client: stripe.StripeClient,
+        meters: HourMeters,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.client, self.meters = client, meters
+        self._clock = clock
         self.account = account_of(meters.ids)
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
@@ -126,7 +144,7 @@ class StripeMeterSink:
             # first: the key is the same, and the other's parameters are not. Another key an hour
             # later: Stripe repeats a failure, too.
             of_meters = self.meters.name if len(names) == 1 else f"{self.meters.name}_*"
-            key = f"{of_meters}:{customer}:{iso(int(time.time() // HOUR))}"
+            key = f"{of_meters}:{customer}:{iso(int(self._clock() // HOUR))}"
             claimed = self.client.v1.customers.update(
                 customer,
                 {"metadata": dict.fromkeys(names, ledger_id)},
@@ -222,8 +240,9 @@ class StripeStreamSink(StripeMeterSink):
         client: stripe.StripeClient,
         meters: HourMeters,
         session: Callable[[str], stripe.StripeClient],
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(client, meters)
+        super().__init__(client, meters, clock)
         self._make_session = session  # a client that has the session's token as its key
         self._session: stripe.StripeClient | None = None
         self._session_ends = 0.0

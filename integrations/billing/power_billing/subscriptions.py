@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -15,6 +15,7 @@ from power_billing.sinks import EVENT_NAME
 from power_billing.stripe_client import cannot, meters_of
 from power_billing.stripe_setup import MARK, Found
 from power_billing.tables import Place
+from power_manager import nearest
 
 # Invoices are made for a subscription in these states.
 _INVOICED = ("active", "trialing", "past_due")
@@ -87,11 +88,14 @@ def customer_problem(
         raise cannot(error) from None
 
 
-def refuse_missing(client: stripe.StripeClient, customer: str) -> None:
-    """Raise BillingError for a customer that does not exist; see customer_problem()."""
+def refuse_missing(client: stripe.StripeClient, customer: str, known: Iterable[str] = ()) -> None:
+    """Raise BillingError for a customer that does not exist; see customer_problem().
+
+    known: customers of whom the nearest is offered.
+    """
     problem = customer_problem(client, [], customer)
     if problem is not None:
-        raise BillingError(f"{customer}: {problem.text}")
+        raise BillingError(f"{customer}: {problem.text}{nearest(customer, known)}")
 
 
 def _missing(client: stripe.StripeClient, customer: str) -> Problem | None:

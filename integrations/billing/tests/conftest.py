@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def shop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Shop]:
     """The command line in front of a Stripe that knows its customers; nothing is set up yet."""
-    with at_stripe(Loopback(time.time, knows_customers=True), monkeypatch) as stripe_server:
+    with at_stripe(Loopback(lambda: NOW, knows_customers=True), monkeypatch) as stripe_server:
         yield Shop(tmp_path / "power.db", stripe_server, capsys)
 
 

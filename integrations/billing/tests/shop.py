@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,10 +52,19 @@ class Printed(NamedTuple):
 
 
 class Commands:
-    """The command line with devices and a ledger at one place, which options name."""
+    """The command line with devices and a ledger at one place, which options name.
 
-    def __init__(self, place: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
-        self._place, self._capsys = place, capsys
+    clock: the machine's; `hour` is the one in which it begins.
+    """
+
+    def __init__(
+        self,
+        place: Sequence[str],
+        capsys: pytest.CaptureFixture[str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._place, self._capsys, self.clock = place, capsys, clock
+        self.hour = int(clock() // HOUR)
 
     def __call__(self, *arguments: str, code: int = 0) -> list[str]:
         """Run a command; the lines that it prints, its errors after them."""
@@ -65,7 +73,7 @@ class Commands:
 
     def printed(self, *arguments: str, code: int = 0) -> Printed:
         """Run a command; its output and its errors."""
-        assert main([*self._place, *arguments]) == code
+        assert main([*self._place, *arguments], clock=self.clock) == code
         captured = self._capsys.readouterr()
         return Printed(captured.out, captured.err)
 
@@ -78,12 +86,14 @@ class Commands:
 
 
 class Shop(Commands):
-    """Devices `edge` and `twin` used 10.5 Wh in each of three hours; Stripe has Alice and Bob."""
+    """Devices `edge` and `twin` used 10.5 Wh in each of three hours; Stripe has Alice and Bob.
+
+    The machine's clock is Stripe's.
+    """
 
     def __init__(self, db: Path, stripe: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
-        super().__init__(["--db", str(db)], capsys)
+        super().__init__(["--db", str(db)], capsys, stripe.clock)
         self.db, self.stripe = db, stripe
-        self.hour = int(time.time() // 3600)
         for customer in (ALICE, BOB):
             stripe.catalog.add_customer(customer)
         with PowerManager(db, max_gap=1500) as pm:

@@ -5,7 +5,6 @@ refused later.
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 from desk import SECRET, sign
@@ -40,8 +39,9 @@ def deliver(shop: Shop, event: dict[str, object]) -> str:
     """Deliver an event by the webhook, signed."""
     settings = WebhookSettings((Secret(WEBHOOK_SECRET, SECRET),))
     body = json.dumps(event).encode()
+    signed = verified(settings, body, sign(body, int(shop.clock())), shop.clock)
     with PowerManager(shop.db) as pm:
-        return handle(pm, settings, verified(settings, body, sign(body, int(time.time()))))
+        return handle(pm, settings, signed, shop.clock)
 
 
 def states(shop: Shop) -> list[State]:
@@ -122,7 +122,7 @@ def test_the_clock_is_asked_before_the_file_is_locked(
     def clock(_: StripeMeterSink) -> float:
         with PowerManager(shop.db) as other:
             other.trigger_event("twin", "restore")
-        return time.time()
+        return shop.clock()
 
     monkeypatch.setattr(StripeMeterSink, "clock", clock)
     assert "1 devices told to shut down" in shop("report")
@@ -173,7 +173,7 @@ def test_a_deleted_subscription_is_said_by_the_next_report(shop: Shop) -> None:
         "id": "evt_1",
         "object": "event",
         "type": "customer.subscription.deleted",
-        "created": int(time.time()),
+        "created": int(shop.clock()),
         "data": {"object": {"id": subscription["id"], "customer": ALICE}},
     }
     assert deliver(shop, event).endswith("the next report looks at the customer")

@@ -191,15 +191,16 @@ class FleetShop(Commands):
 
     def __init__(self, folder: Path, stripe: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
         self.ledger, self.stripe = folder / "ledger.db", stripe
-        super().__init__(["--fleet", "--clickhouse", URL, "--ledger", str(self.ledger)], capsys)
-        self.hour = int(time.time() // 3600)
+        super().__init__(
+            ["--fleet", "--clickhouse", URL, "--ledger", str(self.ledger)], capsys, stripe.clock
+        )
         self.engine = Engine(emptied([URL]))
         for customer in (ALICE, BOB):
             stripe.catalog.add_customer(customer)
         for device in ("edge", "twin"):
             with PowerManager(folder / f"{device}.db", max_gap=1500) as pm:
                 add_used_device(pm, device, self.hour)
-                carry(pm, self.engine, clock=time.time)
+                carry(pm, self.engine, clock=self.clock)
 
 
 @pytest.fixture
@@ -210,7 +211,7 @@ def shop(
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[FleetShop]:
     """Nothing is set up yet."""
-    with at_stripe(Loopback(time.time, knows_customers=True), monkeypatch) as server:
+    with at_stripe(Loopback(lambda: NOW, knows_customers=True), monkeypatch) as server:
         yield FleetShop(tmp_path, server, capsys)
 
 
@@ -241,7 +242,7 @@ def test_the_commands_of_the_readme_run(
     with PowerManager(shop.ledger.with_name("edge-001.db"), max_gap=1500) as pm:
         pm.register_device("edge-001", "Edge Node")
         pm.add_meter("edge-001", "main")
-        carry(pm, shop.engine, clock=time.time)
+        carry(pm, shop.engine, clock=shop.clock)
     chapter = (Path(__file__).parents[1] / "README.md").read_text().partition("## A fleet\n")[2]
     lines = chapter.partition("```console\n")[2].partition("```")[0].splitlines()
     commands = [line.split()[1:] for line in lines if line.startswith("power-billing ")]
@@ -249,7 +250,7 @@ def test_the_commands_of_the_readme_run(
     for command in commands:
         where = command.index("--ledger") + 1
         command[where] = str(shop.ledger)
-        assert main(command) == 0
+        assert main(command, clock=shop.clock) == 0
     assert capsys.readouterr().out.endswith("0 hours sent, 0 left\n")
 
 

@@ -301,7 +301,7 @@ class TestReport:
         """There are no periods in that ledger."""
         shop(*PRICED)
         path = shop.tariff(BY_TURNS)[-1]
-        said = shop("statement", "--month", "2026-10", "--tariff", path, code=1)[-1]
+        said = shop("statement", "--month", "2026-08", "--tariff", path, code=1)[-1]
         assert "hours were not counted by this tariff" in said
 
     def test_status_shows_the_tariff(self, billed: Shop) -> None:
@@ -336,7 +336,7 @@ def test_a_tariff_goes_live(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None
     """
     shop(*shop.tariff(BY_TURNS))
     shop.subscribe("--report")
-    live = Loopback(time.time, knows_customers=True, livemode=True)
+    live = Loopback(shop.clock, knows_customers=True, livemode=True)
     live.catalog.add_customer("cus_LiveAlice")
     with at_stripe(live, monkeypatch):
         out = shop("go-live", "--customer", f"{ALICE}=cus_LiveAlice", "--yes")

@@ -102,7 +102,9 @@ class World:
         def session(token: str) -> stripe.StripeClient:
             return make_client(Secret("session", token), {}, self.transport(self.server))
 
-        return open_sink(self.devices, client, stream=stream, session=session)
+        return open_sink(
+            self.devices, client, stream=stream, session=session, clock=lambda: self.now
+        )
 
     def report(self, **options: object) -> power_billing.Report:
         """A run to Stripe."""
