@@ -340,6 +340,14 @@ def test_what_there_is_no_statement_of_is_refused(world: World) -> None:
         statement(world, customer="cus_Nobody")
 
 
+@pytest.mark.parametrize(
+    ("watt_hours", "cost"), [(49, "0.00"), (50, "0.01"), (150, "0.02"), (-50, "-0.01")]
+)
+def test_half_a_cent_is_rounded_up(watt_hours: int, cost: str) -> None:
+    """At 0.01 cent a watt-hour; what is taken back, as much."""
+    assert Price.parse("0.10", "eur").cost(watt_hours) == Decimal(cost)
+
+
 def test_one_customer_alone(world: World) -> None:
     """Also where nothing was used: the person who asked gets an answer."""
     world.add_device("twin")
