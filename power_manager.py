@@ -109,7 +109,16 @@ import weakref
 from array import array
 from binascii import crc32
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from enum import Enum
@@ -153,6 +162,7 @@ __all__ = [
     "Screen",
     "StopSignals",
     "StorageError",
+    "budget_doubt",
     "check_count",
     "check_duration",
     "check_iterable",
@@ -2346,6 +2356,13 @@ class _Arrival:
     def sample(self) -> _Sample:
         return self.us, self.voltage, self.current_draw, self.charge_pct
 
+    def repeats(self, earlier: _Sample) -> bool:
+        """Whether this is that reading again; a charge that is not given may be any."""
+        _, voltage, current_draw, charge_pct = earlier
+        if (self.voltage, self.current_draw) != (voltage, current_draw):
+            return False
+        return self.needs_charge or self.charge_pct == charge_pct
+
 
 class _Chunk:
     """Readings that log_many has pulled and not yet stored, by meter."""
@@ -2413,6 +2430,7 @@ class _ReadingWriter:
         self._disturbed: set[int] = set()  # meters for which one did
         self.stored_count = 0
         self.refused_count = 0  # recorded readings of hours that prune() has closed
+        self.conflict_count = 0  # those with the time of another reading and other values
 
     def write(self, chunk: _Chunk) -> None:
         """Store a chunk's readings, with present states, statistics and alerts. Raises NotFound."""
@@ -2599,9 +2617,9 @@ class _ReadingWriter:
         Adds to closed_hours those into which a live one moves, as its instant was taken.
         """
         newest_us = state.newest_us
-        stored = self._stored_instants(state, arrivals)
+        stored = self._stored_samples(state, arrivals)
         accepted: list[_Arrival] = []
-        taken: set[int] = set()  # instants of this chunk
+        taken: dict[int, _Arrival] = {}  # of this chunk, by instant
         for arrival in arrivals:
             if arrival.live:
                 clock_us = arrival.us
@@ -2612,30 +2630,33 @@ class _ReadingWriter:
                 state.live_us = arrival.us
                 state.live_clock_us = clock_us
             elif arrival.us in taken or arrival.us in stored:
+                earlier = taken[arrival.us].sample() if arrival.us in taken else stored[arrival.us]
+                self.conflict_count += not arrival.repeats(earlier)
                 continue
             elif closed_hours and arrival.us // HOUR_US in closed_hours:
                 self.refused_count += 1
                 continue
-            taken.add(arrival.us)
+            taken[arrival.us] = arrival
             if arrival.us > newest_us:
                 newest_us = arrival.us
             accepted.append(arrival)
         return accepted
 
-    def _stored_instants(self, state: _MeterState, arrivals: list[_Arrival]) -> set[int]:
-        """The instants of the recorded readings among these at which the meter has one already."""
+    def _stored_samples(self, state: _MeterState, arrivals: list[_Arrival]) -> dict[int, _Sample]:
+        """What the meter has already at the instants of the recorded ones among these readings."""
         newest_us = state.newest_us
         instants = [
             arrival.us for arrival in arrivals if not arrival.live and arrival.us <= newest_us
         ]
         if not instants:
-            return set()
-        sql = """SELECT timestamp FROM power_readings
+            return {}
+        sql = f"""{_SAMPLES_SQL}
             WHERE meter_key = ? AND timestamp IN (SELECT value FROM json_each(?))"""
         values = (state.meter_key, json.dumps(instants))
-        return {us for (us,) in self._conn.execute(sql, values).fetchall()}
+        samples = self._conn.execute(sql, values).fetchall()
+        return {sample[0]: sample for sample in samples}
 
-    def _free_instant(self, state: _MeterState, us: int, taken: set[int]) -> int:
+    def _free_instant(self, state: _MeterState, us: int, taken: Container[int]) -> int:
         """The first microsecond from `us` on at which the meter has no reading.
 
         A clock that stands still makes a run of neighbouring instants. The search goes on behind
@@ -3398,16 +3419,15 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
     What is written gets the name `path` when the block ends, and is on the disk then. If the block
     raises, or the disk is full, what was there before stays. Meanwhile the file has a hidden name
     in the same directory, where only its owner can read it. A symbolic link to a file is replaced,
-    not followed; a device, a pipe, a directory and /dev/stdout are refused. `mode` is the permissions' bits; by
-    default those of the earlier file, or 0o600. Where root writes, the file belongs to the owner of
-    the earlier one, or else of the directory, so that a program that is not root can go on reading
-    it. Two writers at once: the last one wins. Raises InvalidValue, StorageError, and what the
-    block raises.
+    not followed; a device, a pipe, a directory and /dev/stdout are refused. `mode` is the
+    permissions' bits; by default those of the earlier file, or 0o600. Where root writes, the file
+    belongs to the owner of the earlier one, or else of the directory, so that a program that is not
+    root can go on reading it. Two writers at once: the last one wins. Raises InvalidValue,
+    StorageError, and what the block raises.
     """
     target = Path(os.path.abspath(_check_path("path", path)))
     unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    if target.exists() and not _is_replaceable(target):
-        raise StorageError(target, "not a regular file: name another")
+    _check_regular(target, target)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     with contextlib.ExitStack() as undo:
         try:
@@ -3431,21 +3451,27 @@ def replace_file(path: str | os.PathLike[str], mode: int | None = None) -> Itera
             raise _storage_error(error, target) from error
 
 
-def _is_replaceable(target: Path) -> bool:
+def _is_replaceable(path: Path) -> bool:
     """Whether a path that exists names a regular file by its place in a directory.
 
-    /dev/stdout and /dev/fd/3 name what is open already, which may be a regular file too: one put
+    /dev/stdout and /dev/fd/3 name what is open already, which may be a regular file too: a new one
     in their place would break them for every program.
     """
-    if not target.is_file():  # such as /dev/null
+    if not path.is_file():  # such as /dev/null
         return False
     while True:
-        directory = os.path.realpath(target.parent)
+        directory = os.path.realpath(path.parent)
         if directory.startswith("/proc/"):
             return False
-        if not target.is_symlink():
+        if not path.is_symlink():
             return True
-        target = Path(directory, os.readlink(target))
+        path = Path(directory, os.readlink(path))
+
+
+def _check_regular(path: Path, shown: Path) -> None:
+    """Refuse a directory, a pipe, a device, and a name of an open file."""
+    if path.exists() and not _is_replaceable(path):
+        raise StorageError(shown, "not a regular file: name another")
 
 
 def open_secret(path: str | os.PathLike[str], warn: Callable[[str], object]) -> TextIO:
@@ -3525,14 +3551,12 @@ def _check_is_file(path: Path, shown: Path) -> None:
     """Refuse by name what cannot be a database."""
     if path.is_dir():
         raise StorageError(shown, "this is a directory: name a file in it")
-    if path.exists():
-        if not path.is_file():
-            raise StorageError(shown, "not a regular file: name another")
-        # SQLite itself takes a file of one byte for a new database, and overwrites it.
-        if 0 < path.stat().st_size < _SMALLEST_DATABASE:
-            raise StorageError(
-                shown, f"not an SQLite database: name another file, or {_HOW_TO_RESTORE}"
-            )
+    _check_regular(path, shown)
+    # SQLite itself takes a file of one byte for a new database, and overwrites it.
+    if path.exists() and 0 < path.stat().st_size < _SMALLEST_DATABASE:
+        raise StorageError(
+            shown, f"not an SQLite database: name another file, or {_HOW_TO_RESTORE}"
+        )
 
 
 def _header(conn: sqlite3.Connection) -> tuple[int, int, int]:
@@ -4136,8 +4160,7 @@ def _restore(target: Path, source: Path) -> None:
     """Put a backup in place of the present content of a file, or of a file that is missing."""
     if source.exists() and target.exists() and source.samefile(target):
         raise StorageError(source, "the database itself: name a backup of it")
-    if target.is_dir() or (target.exists() and not target.is_file()):
-        raise StorageError(target, "not a regular file: name another")
+    _check_regular(target, target)
     try:
         with _temporary_database(target, "restore") as unfinished:
             _copy_database(source, unfinished, target)
@@ -5173,7 +5196,7 @@ class PowerManager:
         The copy has a temporary name until it is whole and on the disk, so path never holds half
         of one. Do not copy a database by other means: SQLite replays the -wal file that lies
         beside it over whatever has its name. Raises StorageError, also if path is a database in
-        use, and PowerManagerError in a transaction.
+        use, a pipe or a device, and PowerManagerError in a transaction.
         """
         target = Path(os.path.abspath(_check_path("path", path)))
         self._check_usable()
@@ -5191,6 +5214,7 @@ class PowerManager:
 
         try:
             _check_target(target, None if self._is_memory else self._path)
+            _check_regular(target, target)
             with _temporary_database(target, "tmp") as unfinished:
                 self._copy(functools.partial(copy_to, unfinished=unfinished))
                 _sync(unfinished, os.O_RDWR)
@@ -6659,17 +6683,33 @@ def _told(error: BaseException) -> str:
 def not_installed(package: str | ImportError, extra: str) -> str:
     """What to tell about a package that is missing: its name, and the extra that brings it.
 
-    `package` is its name or the error of importing it.
+    `package` is its name or the error of importing it. In a checkout pip takes the extra from the
+    directory, elsewhere from what is installed already.
 
     >>> not_installed("paho.mqtt.client", "mqtt")
     "paho-mqtt is not installed: pip install '.[mqtt]'"
     """
     name = package.name or "a package" if isinstance(package, ImportError) else package
     root = name.partition(".")[0]
-    return f"{_PACKAGES.get(root, root)} is not installed: pip install '.[{extra}]'"
+    missing = _PACKAGES.get(root, root)
+    return f"{missing} is not installed: pip install '{_name_for_pip()}[{extra}]'"
 
 
 _PACKAGES = {"nats": "nats-py", "paho": "paho-mqtt"}  # whose names are not those of their modules
+_DISTRIBUTION = "blackroad-power-manager"
+
+
+def _name_for_pip() -> str:
+    """What pip knows this project by: its name if this module was installed, else a directory."""
+    from importlib import metadata
+
+    try:
+        installed = metadata.distribution(_DISTRIBUTION).locate_file(os.path.basename(__file__))
+    except metadata.PackageNotFoundError:
+        return "."
+    # A checkout may be on the path before what is installed; an editable installation is one.
+    is_this = os.path.realpath(str(installed)) == os.path.realpath(__file__)
+    return _DISTRIBUTION if is_this else "."
 
 
 @contextlib.contextmanager
@@ -6864,12 +6904,16 @@ class _MeterView:
 
 @dataclass(frozen=True)
 class _DeviceView:
-    """A device as `status` shows it; `today` is its energy since the local day began."""
+    """A device as `status` shows it; `today` is its energy since the local day began.
+
+    `unmeasured` are the meters that were read today, and whose energy is not known all the same.
+    """
 
     device: DeviceRecord
     meters: list[_MeterView]
     runtime_hours: float | None
     today: _Energy
+    unmeasured: list[PowerMeter]
 
 
 # --- From statistics to views
@@ -6899,6 +6943,32 @@ def _energy_of(
         in_wh=sum(part.energy_in_wh for part in sums.values()),
         consumption_wh=_consumption_wh(meters, sums),
     )
+
+
+def _is_energy_unknown(rows: Iterable[PowerStatistics]) -> bool:
+    """Whether a meter's power was read twice or more in these rows, and no energy came of it.
+
+    The readings are further apart than max_gap: sums of 0 Wh mean nothing. Not meant is a meter
+    without watts, such as a gauge that knows its charge alone: that is said elsewhere.
+    """
+    rows = list(rows)
+    has_energy = any(row.energy_out_wh or row.energy_in_wh for row in rows)
+    count = sum(row.reading_count for row in rows if row.avg_wattage)
+    return count > 1 and not has_energy
+
+
+def _unmeasured(
+    meters: Iterable[PowerMeter], rows: Mapping[str, Iterable[PowerStatistics]]
+) -> list[PowerMeter]:
+    """The counted meters of these rows whose energy is not known all the same."""
+    return [meter for meter in counted_meters(meters) if _is_energy_unknown(rows.get(meter.id, ()))]
+
+
+def _known_energy_of(
+    meters: Sequence[PowerMeter], rows: Mapping[str, Sequence[PowerStatistics]]
+) -> _Energy | None:
+    """The energy of a device in these rows; None if that of a counted meter is not known."""
+    return None if _unmeasured(meters, rows) else _energy_of(meters, rows)
 
 
 def _rows_by_period(
@@ -6987,6 +7057,7 @@ def _view_of_device(
         ],
         runtime_hours=_battery_hours(meters),
         today=_energy_of(meters, today),
+        unmeasured=_unmeasured(meters, today),
     )
 
 
@@ -7320,7 +7391,7 @@ def _device_head(view: _DeviceView, screen: Screen) -> str:
     if view.runtime_hours is not None and any(part.is_present for part in view.meters):
         facts.append(f"{_brief_duration(view.runtime_hours * 3600, 2)} left")
     if view.meters:
-        facts.append(_today_text(view.today))
+        facts.append("today unknown" if view.unmeasured else _today_text(view.today))
     return _titled(name, id_, ", ".join(facts), screen)
 
 
@@ -7509,37 +7580,69 @@ def make_meter_table(
     return make_table(columns, meters, screen)
 
 
-def _budget_verdict(budget: Mapping[str, Any]) -> str:
+def _budget_verdict(budget: Mapping[str, Any], doubt: str) -> str:
+    """The verdict on a budget; `doubt` says why its present figures may mean nothing."""
     if "error" in budget:
         return "no such id"
     if not budget["states"]:
         return "inactive"
+    if budget["within_target"] is False:  # whatever is not known comes on top
+        return "over target"
+    if doubt:
+        return doubt
     if budget["below_shutdown_threshold"]:
         return "low supply"
-    if budget["within_target"] is False:
-        return "over target"
     if budget["unknown_power_count"]:
         return "unknown W"
+    if budget["consumption_24h_wh"] is None:
+        return "unknown Wh"
     return "ok"
+
+
+def budget_doubt(meters: Iterable[PowerMeter], now_us: int, stale_s: float) -> str:
+    """Why the present figures of a device's budget may mean nothing: "stale 9d", "no readings", "".
+
+    `meters` are the device's, of which inactive ones do not count; `now_us` is the time in
+    microseconds. An active meter is stale whose newest reading is older than `stale_s` seconds:
+    the file's max_gap, over which no energy is booked. For the `doubts` of make_budget_table().
+    """
+    ages = [_age_s(meter, now_us) for meter in meters if meter.active]
+    known = [age for age in ages if age is not None]
+    if not known:
+        return "no readings"
+    return f"stale {_brief_duration(max(known))}" if max(known) > stale_s else ""
 
 
 _VERDICT_COLOURS = {
     "ok": "green",
     "inactive": "dim",
+    "no readings": "dim",
     "unknown W": "yellow",
+    "unknown Wh": "yellow",
     "over target": "yellow",
 }
 
 
-def _budget_text(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) -> str:
+def _budget_text(
+    budgets: Mapping[str, Mapping[str, Any]], doubts: Mapping[str, str], screen: Screen
+) -> str:
     """Budgets, a line a device, or what to do where there are none."""
     if not budgets:
         return "no devices yet: the command `register` makes one"
-    return make_budget_table(budgets, screen)
+    return make_budget_table(budgets, screen, doubts=doubts)
 
 
-def make_budget_table(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) -> str:
-    """Budgets of power_budget_check() as a table, as the command `budget` shows it."""
+def make_budget_table(
+    budgets: Mapping[str, Mapping[str, Any]],
+    screen: Screen,
+    *,
+    doubts: Mapping[str, str] | None = None,
+) -> str:
+    """Budgets of power_budget_check() as a table, as the command `budget` shows it.
+
+    `doubts` has, by device id, why its present figures may mean nothing, such as "stale 9d": it
+    is the verdict then. A value that is None is shown as -.
+    """
 
     def number(key: str) -> Callable[[str], str]:
         return lambda id_: _number(budgets[id_].get(key))
@@ -7549,7 +7652,11 @@ def make_budget_table(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) 
         return "-" if hours is None else _brief_duration(hours * 3600, 2)
 
     def verdict(id_: str) -> str:
-        return _budget_verdict(budgets[id_])
+        return _budget_verdict(budgets[id_], (doubts or {}).get(id_, ""))
+
+    def colour(id_: str) -> str:
+        is_stale = verdict(id_).startswith("stale")
+        return "yellow" if is_stale else _VERDICT_COLOURS.get(verdict(id_), "red")
 
     columns = [
         Column("device", str, shrinks=True, colour=lambda _: "bold"),
@@ -7562,7 +7669,7 @@ def make_budget_table(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) 
         Column("left", runtime, right=True),
         Column("24 h Wh", number("consumption_24h_wh"), right=True),
         Column("target", number("target_wh"), right=True),
-        Column("verdict", verdict, colour=lambda id_: _VERDICT_COLOURS.get(verdict(id_), "red")),
+        Column("verdict", verdict, colour=colour),
     ]
     return make_table(columns, list(budgets), screen)
 
@@ -7633,6 +7740,11 @@ def _stats_text(view: _StatsView, screen: Screen) -> str:
     def charge(row: PowerStatistics) -> str:
         return _shown_range(row.min_charge_pct, row.max_charge_pct)
 
+    is_unknown = _is_energy_unknown(view.rows)
+
+    def energy(key: str) -> Callable[[PowerStatistics], str]:
+        return lambda row: _scaled(None if is_unknown else getattr(row, key), unit_wh)
+
     first = Column("UTC hour" if view.zone else "hour", hour)
     if view.is_daily:
         first = Column("UTC day", lambda row: row.start[:10])
@@ -7643,8 +7755,8 @@ def _stats_text(view: _StatsView, screen: Screen) -> str:
         Column("min", lambda row: _number(row.min_wattage), right=True),
         Column("max", lambda row: _number(row.max_wattage), right=True),
         Column("charge", charge, right=True),
-        Column(f"out {unit}", lambda row: _scaled(row.energy_out_wh, unit_wh), right=True),
-        Column(f"in {unit}", lambda row: _scaled(row.energy_in_wh, unit_wh), right=True),
+        Column(f"out {unit}", energy("energy_out_wh"), right=True),
+        Column(f"in {unit}", energy("energy_in_wh"), right=True),
         Column("n", lambda row: row.reading_count, right=True),
     ]
     if view.meter.type not in _TYPES_WITH_CHARGE:
@@ -7711,7 +7823,7 @@ def _event_line(event: PowerEvent, zone: tzinfo | None, screen: Screen) -> str:
 
 @dataclass(frozen=True)
 class _Period:
-    """A day or month of a report; `energy` is None without readings."""
+    """A day or month of a report; `energy` is None where it is not known, as without readings."""
 
     label: str
     energy: _Energy | None
@@ -7726,14 +7838,14 @@ def _energy_by_period(
     days = _rows_by_period(hours, lambda us: _local(us, zone).toordinal())
     if len(days) > _MOST_DAYS:
         months = _rows_by_period(hours, lambda us: f"{_local(us, zone):%Y-%m}")
-        return [_Period(label, _energy_of(meters, months[label])) for label in sorted(months)]
+        return [_Period(label, _known_energy_of(meters, months[label])) for label in sorted(months)]
     shown: Iterable[int] = sorted(days)
     if days and max(days) - min(days) < _MOST_DAYS:  # not if a clock was years off for an hour
         shown = range(min(days), max(days) + 1)
     return [
         _Period(
             label=f"{datetime.fromordinal(day):%a %Y-%m-%d}",
-            energy=_energy_of(meters, days[day]) if day in days else None,
+            energy=_known_energy_of(meters, days[day]) if day in days else None,
         )
         for day in shown
     ]
@@ -7788,18 +7900,31 @@ class _Fact(NamedTuple):
     more: str = ""
 
 
-def _report_facts(report: Mapping[str, Any]) -> Iterator[_Fact]:
-    """The totals of a report, without those of types of meters that the device lacks."""
+def _report_facts(
+    report: Mapping[str, Any], unmeasured: Collection[PowerMeter], known_days: float
+) -> Iterator[_Fact]:
+    """The totals of a report, without those of types of meters that the device lacks.
+
+    `unmeasured` are the meters whose energy is not known; `known_days` go from the first reading of
+    the period to its end.
+    """
     totals = report["totals"]
+    unknown = {meter.type.value for meter in unmeasured}
     kinds = {meter["type"] for meter in report["meters"]}
     unit, unit_wh = _energy_unit(value for key, value in totals.items() if key.endswith("_wh"))
 
     def energy(key: str) -> str:
         return f"{_scaled(abs(totals[key]), unit_wh)} {unit}"
 
-    days = report["period_days"]
-    a_day = f"{_scaled(totals['consumption_wh'] / days, unit_wh)} {unit} a day" if days > 1 else ""
-    yield _Fact("used", energy("consumption_wh"), a_day)
+    if unknown:
+        yield _Fact("used", "-")
+    elif known_days <= 1:
+        yield _Fact("used", energy("consumption_wh"))
+    else:
+        a_day = f"{_scaled(totals['consumption_wh'] / known_days, unit_wh)} {unit} a day"
+        if known_days < report["period_days"]:
+            a_day += f", over {_brief_duration(known_days * 86400, 2)}"
+        yield _Fact("used", energy("consumption_wh"), a_day)
     sources = [
         ("solar", "from the sun", "solar_wh"),
         ("main", "from the mains", "main_wh"),
@@ -7808,11 +7933,13 @@ def _report_facts(report: Mapping[str, Any]) -> Iterator[_Fact]:
         ("battery", "into batteries", "battery_in_wh"),
     ]
     for kind, name, key in sources:
-        if kind in kinds and totals[key] >= 0:
+        if kind in unknown:
+            yield _Fact(name, "-")
+        elif kind in kinds and totals[key] >= 0:
             yield _Fact(name, energy(key))
         elif kind in kinds:
             yield _Fact(name.replace("from", "into"), energy(key))
-    if totals["self_sufficiency_pct"] is not None:
+    if totals["self_sufficiency_pct"] is not None and not unknown:
         yield _Fact("self-sufficient", f"{_number(totals['self_sufficiency_pct'])} %")
 
 
@@ -7828,7 +7955,10 @@ def _facts_text(facts: Sequence[_Fact], screen: Screen) -> str:
 
 
 def _report_meters_text(
-    report: Mapping[str, Any], meters: Sequence[PowerMeter], screen: Screen
+    report: Mapping[str, Any],
+    meters: Sequence[PowerMeter],
+    hours: Mapping[str, Sequence[PowerStatistics]],
+    screen: Screen,
 ) -> str:
     """What a report says of each meter, a line each."""
     by_id = {meter.id: meter for meter in meters}
@@ -7844,7 +7974,9 @@ def _report_meters_text(
         return lambda part: _number(part.get(key))
 
     def energy(key: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda part: _scaled(part.get(key), unit_wh)
+        return lambda part: _scaled(
+            None if _is_energy_unknown(hours.get(part["meter_id"], ())) else part.get(key), unit_wh
+        )
 
     def charge(part: Mapping[str, Any]) -> str:
         if meter_of(part).type not in _TYPES_WITH_CHARGE:
@@ -7877,6 +8009,20 @@ def _report_events_text(report: Mapping[str, Any], zone: tzinfo | None, screen: 
     return _events_text(events, report["device_id"], zone, screen)
 
 
+def _known_days(
+    report: Mapping[str, Any],
+    meters: Iterable[PowerMeter],
+    hours: Mapping[str, Sequence[PowerStatistics]],
+) -> float:
+    """The days of a report's period from its first reading of a counted meter on."""
+    starts = [hours[meter.id][0].start for meter in counted_meters(meters) if hours.get(meter.id)]
+    if not starts:
+        return 0.0
+    known_us = to_microseconds(report["generated_at"]) - to_microseconds(min(starts))
+    known_days: float = min(known_us / DAY_US, report["period_days"])
+    return known_days
+
+
 def _report_text(
     report: Mapping[str, Any],
     meters: Sequence[PowerMeter],
@@ -7892,10 +8038,16 @@ def _report_text(
     if not report["meters"]:
         parts.append("no meters yet: the command `add-meter` adds one")
     else:
-        parts.append(_facts_text(list(_report_facts(report)), screen))
+        unmeasured = _unmeasured(meters, hours)
+        known_days = _known_days(report, meters, hours)
+        parts.append(_facts_text(list(_report_facts(report, unmeasured, known_days)), screen))
         periods = _energy_by_period(meters, hours, zone)
         parts.append(_periods_text(periods, screen) if periods else "no readings in that time")
-        parts.append(_report_meters_text(report, meters, screen))
+        parts.append(_report_meters_text(report, meters, hours, screen))
+        if unmeasured:
+            names = ", ".join(screen.printable(_meter_name(meter)) for meter in unmeasured)
+            why = "its readings are further apart than the file's max_gap"
+            parts[-1] += "\n" + screen.paint(f"no energy known of {names}: {why}", "yellow")
     parts.append(_report_events_text(report, zone, screen))
     hidden_count = report["event_count"] - len(report["events"])
     if hidden_count:
@@ -8047,6 +8199,13 @@ _RIVALS = {
     "date": ("timestamp",),
     "time": ("timestamp",),
 }
+# What `import` does not read: energy is computed from volts and amperes.
+_ENERGY_WORDS = _names("energy energie wh kwh mwh gwh ah mah j kj vah kvah varh kvarh")
+# Columns that say whose a row is: a log with several of these in one is not one meter's.
+_METER_NAMES = _names(
+    """meter meterid metername device deviceid devicename sensor sensorid sensorname channel
+    channelid entity entityid serial serialno serialnumber address node nodeid"""
+)
 _NAME_WITH_BRACKETS = re.compile(r"(?P<base>.*?)\s*[\[(](?P<unit>[^\[\]()]*)[\])]")
 
 
@@ -8085,6 +8244,25 @@ def _split_name(name: str) -> tuple[list[str], str | None]:
     if words[:1] == ["sensor"]:  # as Home Assistant begins its names
         del words[0]
     return words, bracketed["unit"].strip() if bracketed else None
+
+
+def _other_quantity(meaning: str, name: str) -> str:
+    """What in a column's name says that its values are of another quantity than this, or "".
+
+    >>> _other_quantity("current", "Import kWh"), _other_quantity("current", "Load (W)")
+    ('kwh', 'w')
+    """
+    words, bracketed = _split_name(name)
+    unit = bracketed if bracketed is not None else "".join(words[-1:])
+    if _MEANINGS[meaning].unit_of(unit):
+        return ""
+    for word in (unit, *words):
+        if word in _ENERGY_WORDS:
+            return word
+    # One letter after a name may count channels; in brackets it is a unit.
+    is_unit = bracketed is not None or (len(words) > 1 and (len(unit) > 1 or unit == "%"))
+    is_known = any(_MEANINGS[other].unit_of(unit) for other in _MEASURES)
+    return unit if is_unit and is_known else ""
 
 
 @dataclass(frozen=True)
@@ -8134,6 +8312,15 @@ def _parse_column(text: str) -> _ColumnChoice:
         hint = nearest(meaning, _MEANINGS) or f": expected one of {known}"
         raise argparse.ArgumentTypeError(f"unknown name {meaning!r}{hint}")
     return _ColumnChoice(meaning, column)
+
+
+def _parse_only(text: str) -> tuple[str, str]:
+    """The value of --only, for argparse."""
+    name, sign, wanted = text.partition("=")
+    if not sign or not name.strip() or not wanted.strip():
+        expected = "expected COLUMN=TEXT, such as meter=Pack"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+    return name.strip(), wanted.strip()
 
 
 class _Columns:
@@ -8257,6 +8444,14 @@ class _Columns:
     def _made(self, meaning: str, index: int, unit: str, is_turned: bool) -> _LogColumn:
         """The column that an option names; without a unit there, a unit in its name counts."""
         name = self._names[index]
+        other = _other_quantity(meaning, name) if meaning in _MEASURES and not unit else ""
+        if other:
+            units = _MEANINGS[meaning].units
+            example = _quoted(f"{meaning}={name}:{next(iter(units))}")
+            raise InvalidValue(
+                f"--column {meaning}={name}: {other} is not of {meaning}, which is in "
+                f"{' or '.join(units)}; if the values are, say so: --column {example}"
+            )
         if not unit:
             words, bracketed = _split_name(name)
             last = words[-1] if bracketed is None and len(words) > 1 else bracketed
@@ -8279,17 +8474,29 @@ class _Columns:
                 return found[0]
         return None
 
+    def place(self, option: str, name: str) -> int:
+        """Where the column is that an option names. Raises InvalidValue."""
+        index = self._index_of(name)
+        if index is None:
+            raise InvalidValue(f"{option}: no column {name!r}; {self._listed()}")
+        return index
+
     def _listed(self) -> str:
         shown = ", ".join(printable(name) for name in self._names if name)
         return f"the columns are {shown}" if shown else "there are no columns"
 
     def _refuse(self, missing: Sequence[str], used: set[int]) -> None:
-        free = [name for i, name in enumerate(self._names) if i not in used and name]
-        example = f"{missing[0]}={free[0] if free else 'NAME'}"
+        first, *_ = missing
+        names = [name for i, name in enumerate(self._names) if i not in used and name]
+        free = [name for name in names if not _other_quantity(first, name)]
+        example = f"{first}={free[0] if free else 'NAME'}"
         what = " and ".join(missing).replace("current", "current (or power)")
+        advice = f"name one: --column {_quoted(example)}"
+        if names and not free:
+            advice = f"none of them is of {first}"
         raise InvalidValue(
             "expected NDJSON, or CSV whose first line names the columns; "
-            f"no column for {what}: {self._listed()}; name one: --column {_quoted(example)}"
+            f"no column for {what}: {self._listed()}; {advice}"
         )
 
 
@@ -8863,15 +9070,35 @@ def _shown_line(line: str) -> str:
     return printable(line if len(line) <= 60 else line[:57] + "...")
 
 
+class _NameTwice(NamedTuple):
+    """Stands for a JSON object in which a name stands twice: nobody can tell which one is meant."""
+
+    name: str
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _NameTwice:
+    """A JSON object, for a decoder."""
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    names = [name for name, _ in pairs]
+    return _NameTwice(next(name for name in names if names.count(name) > 1))
+
+
+_JSON_DECODER = json.JSONDecoder(object_pairs_hook=_object_of)
+
+
 def _json_object(row: Any) -> dict[str, Any]:
     """The JSON object that a line, or an element of an array, is. Raises InvalidValue."""
     value = row
     if isinstance(row, str):
         _check_length(row)
         try:
-            value = json.loads(row)
+            value = _JSON_DECODER.decode(row)
         except (ValueError, RecursionError) as error:
             raise InvalidValue(f"expected a JSON object: {error}") from None
+    if isinstance(value, _NameTwice):
+        raise InvalidValue(f"{printable(value.name)}: the object has this name twice")
     if not isinstance(value, dict):
         raise _invalid("row", "a JSON object", value)
     return value
@@ -8882,7 +9109,6 @@ class _ArrayRows:
 
     def __init__(self, pieces: Iterator[str]) -> None:
         self._pieces = pieces
-        self._decoder = json.JSONDecoder()
         self._text = ""
         self._place = 0  # in the text, up to which it has been read
         self._line = 1  # of that place
@@ -8939,7 +9165,7 @@ class _ArrayRows:
         """The next element, which is then read; None if the text does not have all of it yet."""
         number = self._line
         try:
-            value, end = self._decoder.raw_decode(self._text, self._place)
+            value, end = _JSON_DECODER.raw_decode(self._text, self._place)
         except (ValueError, RecursionError) as error:
             kept = len(self._text) - self._place
             if self._is_complete or kept > _MAX_LINE or isinstance(error, RecursionError):
@@ -8974,6 +9200,7 @@ class _LogOptions:
     has_zone: bool = False
     time_format: str = ""
     keeps_unknown_charge: bool = False  # an empty one does not take that of the reading before
+    only: tuple[str, str] | None = None  # a column, and the text that the rows to read have there
 
 
 @dataclass
@@ -8987,12 +9214,26 @@ class _Layout:
     delimiter: str = ""
     decimal: str = "."
     zone: str = ""  # of its times; "": they say it themselves
+    only: tuple[str, str] | None = None  # the column, and the text in it, of the rows that are read
     comment_count: int = 0  # of lines above the head that were skipped
 
     def unused_names(self) -> list[str]:
         """The columns that are not used."""
         used = {column.index for column in self.columns.values()}
-        return [name for i, name in enumerate(self.names) if i not in used and name.strip()]
+        return [
+            name
+            for i, name in enumerate(self.names)
+            if i not in used and name.strip() and (self.only is None or name != self.only[0])
+        ]
+
+    def meter_indexes(self) -> list[int]:
+        """The places of the columns that are not used and may say whose a row is."""
+        unused = self.unused_names()
+        return [
+            i
+            for i, name in enumerate(self.names)
+            if name in unused and re.sub(r"[\W_]+", "", name.casefold()) in _METER_NAMES
+        ]
 
     def describe(self) -> str:
         """The layout for a person: a line, and one for each column."""
@@ -9002,6 +9243,9 @@ class _Layout:
         parts.append(f"decimal {'comma' if self.decimal == ',' else 'point'}")
         parts.append(f"times in {self.zone}" if self.zone else "times with their zone")
         lines = [", ".join(parts), *(column.describe() for column in self.columns.values())]
+        if self.only is not None:
+            column, text = self.only
+            lines.append(f"  only rows with {printable(column)}: {printable(text)}")
         unused = self.unused_names()
         if unused:
             lines.append(f"  not used: {', '.join(printable(name.strip()) for name in unused)}")
@@ -9027,6 +9271,7 @@ class _Layout:
             "decimal": self.decimal,
             "time_zone": self.zone or None,
             "columns": columns,
+            "only": None if self.only is None else dict([self.only]),
             "not_used": self.unused_names(),
             "comment_lines": self.comment_count,
         }
@@ -9184,7 +9429,8 @@ def _found_decimal(
                     with_point += 1
     if len(with_comma) <= with_point:
         return "."
-    if delimiter == "," and all(_GROUPED_NUMBER.fullmatch(value) for value in with_comma):
+    # A semicolon stands between fields because the comma is the decimal sign.
+    if delimiter != ";" and all(_GROUPED_NUMBER.fullmatch(value) for value in with_comma):
         raise InvalidValue(
             f"is the comma in {with_comma[0]} a decimal sign, or does it separate thousands? "
             "Say --decimal , or --decimal ."
@@ -9193,6 +9439,10 @@ def _found_decimal(
 
 
 # --- Readings of a log
+
+
+class _OtherMeter(InvalidValue):
+    """A row of another meter than the one that --only names."""
 
 
 _Numbers = tuple["float | None", "float | None", "float | None"]  # V, A, %
@@ -9213,7 +9463,10 @@ class _LogReader:
         self.good_count = 0
         self.bad_count = 0
         self.left_out_charges = 0  # below 0 or far above 100 %
-        self.filled_charges = 0  # empty ones of a log that has charges
+        self.filled_charges = 0  # readings that take the charge of the one before
+        self.unknown_powers = 0  # readings without volts or amperes
+        self.other_count = 0  # rows that --only leaves out
+        self._mixed = ""  # what is wrong if rows are of more than one meter
         self.torn_line: int | None = None  # a last line without a newline that reads fine
         self._largest_charge = -1.0  # -1: there was none
         self._comment_count = 0
@@ -9242,6 +9495,9 @@ class _LogReader:
             number, value = row
             try:
                 arrival = arrival_of(number, fields_of(value))
+            except _OtherMeter:
+                self.other_count += 1
+                continue
             except InvalidValue as error:
                 self._count_bad(number, error)
                 number = 0
@@ -9251,7 +9507,13 @@ class _LogReader:
         if number and number == self._source.torn_line and self._layout_is_delimited:
             self.torn_line = number
 
-    def check_charges(self) -> None:
+    def check(self) -> None:
+        """Refuse what only many rows show. Raises InvalidValue."""
+        if self._mixed:
+            raise InvalidValue(self._mixed)
+        self._check_charges()
+
+    def _check_charges(self) -> None:
         """Refuse charges if nothing says whether 1 is full, or one per cent."""
         column = self._charge
         if not column.name or column.unit or column.name == "charge_pct":
@@ -9356,6 +9618,44 @@ class _LogReader:
         needed = [column for column in columns.values() if column.meaning != "charge_pct"]
         self._last_needed = max(needed, key=attrgetter("index"))
         self._times = self._new_times()
+        self._pick_meter()
+
+    def _pick_meter(self) -> None:
+        """Read the rows that --only names, or else note whether they are of several meters."""
+        layout = self.layout
+        fields_of = self._fields
+        if self._options.only is not None:
+            name, wanted = self._options.only
+            index = _Columns(layout.names, (), self._options.has_head).place("--only", name)
+            layout.only = layout.names[index], wanted
+
+            def fields_of_one(row: Any) -> Sequence[Any]:
+                fields = fields_of(row)
+                if index >= len(fields) or _field_text(fields[index]) != wanted:
+                    raise _OtherMeter
+                return fields
+
+            self._fields = fields_of_one
+            return
+        first_texts: dict[int, str] = {}
+        indexes = layout.meter_indexes()
+
+        def fields_of_any(row: Any) -> Sequence[Any]:
+            fields = fields_of(row)
+            for index in indexes:
+                text = _field_text(fields[index]) if index < len(fields) else ""
+                first = first_texts.setdefault(index, text) if text else ""
+                if first != text:
+                    name = layout.names[index].strip()
+                    example = _quoted(f"{name}={first}")
+                    self._mixed = self._mixed or (
+                        f"{printable(name)}: the log has rows of {printable(first)} and of "
+                        f"{printable(text)}: import each into its own meter, with --only {example}"
+                    )
+            return fields
+
+        if indexes:
+            self._fields = fields_of_any
 
     def _new_times(self) -> _LogTimes:
         options = self._options
@@ -9374,7 +9674,7 @@ class _LogReader:
                 times.read(self._joined_time(fields) if column is None else fields[column.index])
             except _Unclear as error:
                 unclear = unclear or f"line {number}: {error}"
-            except InvalidValue:
+            except InvalidValue:  # a bad row, or one of another meter
                 continue
             else:
                 return
@@ -9457,8 +9757,10 @@ class _LogReader:
         elif charge_pct is not None and charge_pct > self._largest_charge:
             self._largest_charge = charge_pct
         needs_charge = charge_pct is None and not self._options.keeps_unknown_charge
-        if needs_charge and self._charge.name and not is_left_out:
+        if needs_charge and not is_left_out:
             self.filled_charges += 1
+        if voltage is None or current is None:
+            self.unknown_powers += 1
         return _Arrival(number, us, voltage, current, charge_pct, False, needs_charge)
 
     def _joined_time(self, fields: Sequence[Any]) -> str:
@@ -9510,6 +9812,11 @@ class _LogReader:
         # mV get e-3 after their digits: that is exact, and a factor of 0.001 is not.
         number = float(f"{found[1]}e{int(found[2] or 0) + column.exponent}")
         return -number if column.is_turned else number
+
+
+def _field_text(value: Any) -> str:
+    """A field that names something, as text; "" if it is empty."""
+    return "" if value is None else str(value).strip()
 
 
 def _is_plain_column(column: _LogColumn) -> bool:
@@ -9574,6 +9881,9 @@ _GAPS_SQL = f"""WITH RECURSIVE leap (us, next_us) AS (
     SELECT sum(next_us - us > :max_gap) FROM leap"""
 
 
+_AHEAD_S = 60.0  # clocks differ by less
+
+
 class _DryRun(Exception):
     """Takes back what a dry run has stored."""
 
@@ -9584,12 +9894,14 @@ class _ImportSums:
 
     new_count: int = 0
     refused_count: int = 0  # readings of hours that prune() has closed
+    conflict_count: int = 0  # readings with the time of another one and other values
     stored_rows: int = 0  # of the log, as far as they are committed
     first_us: int | None = None
     last_us: int | None = None
     energy_out_wh: float = 0.0
     energy_in_wh: float = 0.0
     gap_count: int = 0
+    ahead_s: float = 0.0  # by which the last reading is dated after now
 
     def add_span(self, arrivals: Sequence[_Arrival]) -> None:
         """Widen the span to these readings."""
@@ -9604,9 +9916,11 @@ class _ImportSums:
 class _Import:
     """One run of `import`: stores a log's readings, and says what it did."""
 
-    def __init__(self, pm: PowerManager, meter_id: str, options: argparse.Namespace) -> None:
+    def __init__(self, pm: PowerManager, meter: PowerMeter, options: argparse.Namespace) -> None:
         self._pm = pm
-        self._meter_id = meter_id
+        self._meter_id = meter.id
+        # Readings without a charge take the one that the meter has, unless nobody knows it.
+        self._passes_charge_on = meter.type in _TYPES_WITH_CHARGE and meter.charge_pct is not None
         self._file: str = options.file
         self._skips_bad: bool = options.skip_bad
         self._is_dry_run: bool = options.dry_run
@@ -9623,6 +9937,7 @@ class _Import:
             has_zone=hasattr(options, "time_zone"),
             time_format=options.time_format or "",
             keeps_unknown_charge=options.unknown_charge,
+            only=options.only,
         )
         self._sums = _ImportSums()
         self._bad_rows: list[tuple[int, str]] = []  # the first ones
@@ -9647,6 +9962,17 @@ class _Import:
             finally:
                 self._end_progress()
         self._count_hidden_bad_rows()
+        if self._reader.good_count:
+            return
+        if self._reader.other_count:
+            raise InvalidValue(
+                "--only {}={}: no row has that".format(*self._log_options.only or ())
+            )
+        if self._reader.bad_count:
+            raise InvalidValue(
+                f"no row can be read ({_counted(self._reader.bad_count, 'bad row')}): nothing was "
+                "stored"
+            )
 
     def result(self, zone: tzinfo | None) -> tuple[dict[str, Any], str]:
         """What was done: for programs, and for a person, in the zone of the log or in this one."""
@@ -9655,13 +9981,21 @@ class _Import:
             zone = self._log_options.zone
         zone_name = "local time" if zone is None else str(zone)
         sums = self._sums
-        there_count = reader.good_count - sums.new_count - sums.refused_count
+        left_out_count = sums.refused_count + sums.conflict_count
+        there_count = reader.good_count - sums.new_count - left_out_count
         max_gap_s = self._pm.max_gap
+        has_charges = "charge_pct" in reader.layout.columns
+        filled_count = reader.filled_charges * (has_charges or self._passes_charge_on)
         new = _counted(sums.new_count, "new reading")
         bad = _counted(reader.bad_count, "bad row")
         lines = [f"{new}, {there_count} already there, {bad} left out"]
         if self._is_dry_run:
             lines.append("a dry run: nothing is stored")
+        if sums.conflict_count:
+            lines.append(
+                f"{sums.conflict_count} not stored: each has the time of another reading, and "
+                "other values"
+            )
         if sums.refused_count:
             lines.append(f"{sums.refused_count} not stored: prune() has closed their hours")
         if sums.first_us is not None and sums.last_us is not None:
@@ -9675,9 +10009,18 @@ class _Import:
         if reader.left_out_charges:
             charges = _counted(reader.left_out_charges, "charge")
             lines.append(f"{charges} left out: not from 0 to 110 %")
-        if reader.filled_charges:
+        if reader.other_count:
+            rows = _counted(reader.other_count, "row")
+            lines.append(f"{rows} left out by --only")
+        if sums.ahead_s > _AHEAD_S:
+            lines.append(f"the last is dated {shown_duration(sums.ahead_s)} after now")
+        if reader.unknown_powers:
             lines.append(
-                f"{reader.filled_charges} without a charge: each has that of the reading before "
+                f"{reader.unknown_powers} without volts or amperes: their power is unknown"
+            )
+        if filled_count:
+            lines.append(
+                f"{filled_count} without a charge: each has that of the reading before "
                 "(--unknown-charge: none)"
             )
         if reader.repeated_count:
@@ -9693,6 +10036,7 @@ class _Import:
             "new": sums.new_count,
             "already_there": there_count,
             "bad_rows_left_out": reader.bad_count,
+            "with_other_values": sums.conflict_count,
             "in_closed_hours": sums.refused_count,
             "dry_run": self._is_dry_run,
             "first": None if sums.first_us is None else from_microseconds(sums.first_us),
@@ -9702,7 +10046,10 @@ class _Import:
             "gaps": sums.gap_count,
             "max_gap_s": max_gap_s,
             "charges_left_out": reader.left_out_charges,
-            "charges_of_the_reading_before": reader.filled_charges,
+            "charges_of_the_reading_before": filled_count,
+            "unknown_power": reader.unknown_powers,
+            "rows_of_others": reader.other_count,
+            "last_is_ahead_s": sums.ahead_s,
             "times_that_exist_twice": reader.repeated_count,
             "torn_line": reader.torn_line,
             "bad_rows": [{"line": line, "error": error} for line, error in self._bad_rows],
@@ -9719,7 +10066,7 @@ class _Import:
             self._store(first_chunk, lambda: self._pull(rows))
             if self._reader.bad_count and not self._skips_bad:
                 self._refuse_bad_rows("nothing was")
-            self._reader.check_charges()
+            self._reader.check()
             self._count_gaps()
             if self._is_dry_run:
                 raise _DryRun
@@ -9744,13 +10091,16 @@ class _Import:
         after = self._pm.energy_totals(self._meter_id)
         self._sums.new_count += writer.stored_count
         self._sums.refused_count += writer.refused_count
+        self._sums.conflict_count += writer.conflict_count
         self._sums.energy_out_wh += after.energy_out_wh - before.energy_out_wh
         self._sums.energy_in_wh += after.energy_in_wh - before.energy_in_wh
 
     def _count_gaps(self) -> None:
         """Count the gaps in the span of the log over which no energy is booked."""
-        if self._sums.first_us is None:
+        if self._sums.first_us is None or self._sums.last_us is None:
             return
+        ahead_us = self._sums.last_us - self._pm._now_us()
+        self._sums.ahead_s = max(0, ahead_us) / SECOND_US
 
         def read(conn: sqlite3.Connection) -> int:
             values = {
@@ -9792,8 +10142,7 @@ class _Import:
         self._refuse_bad_batch()
         if not self._pending:
             return
-        if not self._sums.stored_rows:
-            self._reader.check_charges()
+        self._reader.check()
         with self._pm.transaction():
             self._store(self._chunk_of(self._pending), _Chunk)
         self._sums.stored_rows += len(self._pending)
@@ -9882,7 +10231,7 @@ class _Export:
         with contextlib.ExitStack() as stack:
             out = sys.stdout
             if options.output != "-":
-                out = stack.enter_context(_text_output(options.output))
+                out = stack.enter_context(_open_output(options.output))
             if options.format == "influx":
                 out.writelines(self._influx_lines(readings))
             elif options.format == "ndjson":
@@ -9955,20 +10304,21 @@ def _influx_tag(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _text_output(path: str) -> Iterator[TextIO]:
-    """A file to write text to: whole or not at all, as replace_file() does it.
-
-    A pipe, a terminal, or what is open already, such as /dev/stdout, gets the text as it comes.
-    """
-    target = Path(path)
-    if target.exists() and not _is_replaceable(target):
-        with open(target, "w", encoding="utf-8", newline="") as out:
+def _open_output(path: str) -> Iterator[TextIO]:
+    """Open a file for writing, whole or not at all; what is no file, such as a pipe, as it is."""
+    name = os.path.abspath(path)
+    if os.path.exists(name) and not _is_replaceable(Path(name)):
+        # "a", because the shell may have opened it to append: `export ... >> all.csv`.
+        with open(path, "a", encoding="utf-8", newline="") as out:
             yield out
         return
-    with replace_file(target) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        yield text
-        text.detach()  # flushes, and leaves the file open for replace_file()
+    # Writing to a link writes to what it names.
+    with replace_file(os.path.realpath(path)) as file:
+        out = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        try:
+            yield out
+        finally:
+            out.detach()
 
 
 # --- Command line ---------------------------------------------------------------------
@@ -10281,6 +10631,8 @@ def _run_log(session: _Session) -> str:
         options.charge_pct,
         timestamp=options.timestamp,
     )
+    if options.timestamp is not None:
+        _check_stored(session.pm, reading, options)
     watts = "unknown power"
     if reading.wattage is not None:
         watts = f"{shown_number(reading.wattage)} W"
@@ -10290,6 +10642,26 @@ def _run_log(session: _Session) -> str:
     if meter.type not in _TYPES_WITH_CHARGE:
         charge = ""
     return session.result(reading, f"{_meter_label(meter)}: {watts}{charge}")
+
+
+def _check_stored(pm: PowerManager, reading: PowerReading, options: argparse.Namespace) -> None:
+    """Refuse to say that a reading was stored if the file has none of its time, or another."""
+    us = to_microseconds(reading.timestamp)
+    stored = list(
+        pm.iter_history(reading.meter_id, since=reading.timestamp, until=from_microseconds(us + 1))
+    )
+    if not stored:
+        raise InvalidValue(
+            f"timestamp: nothing is stored at {reading.timestamp}, for prune() has closed that hour"
+        )
+    values = _check_reading(options.voltage, options.current, options.charge_pct)
+    given = _Arrival(0, us, *values, live=False, needs_charge=options.charge_pct is None)
+    if not given.repeats((us, reading.voltage, reading.current_draw, reading.charge_pct)):
+        watts = "unknown" if reading.wattage is None else shown_number(reading.wattage)
+        raise InvalidValue(
+            f"timestamp: nothing is stored, for the meter has another reading ({watts} W) at "
+            f"{reading.timestamp}"
+        )
 
 
 def _run_event(session: _Session) -> str:
@@ -10304,7 +10676,7 @@ def _run_event(session: _Session) -> str:
 def _run_import(session: _Session) -> str:
     options = session.options
     meter = _named_meter(session.pm, options.meter)
-    run = _Import(session.pm, meter.id, options)
+    run = _Import(session.pm, meter, options)
     run.run()
     value, text = run.result(session.zone)
     return session.result(value, text)
@@ -10326,7 +10698,7 @@ def _run_status(session: _Session) -> str | None:
     while True:  # programs and files get one after another
         text = _status(session, session.screen, indent=None)
         print(text if session.options.json else f"{text}\n", flush=True)
-        session.wait(seconds)
+        _wait_for_news(session, seconds)
 
 
 def _status(session: _Session, screen: Screen, indent: int | None = 2) -> str:
@@ -10414,8 +10786,14 @@ def _wait_or_resize(session: _Session, seconds: float, size: os.terminal_size) -
     """Wait that long, or until the terminal has another size."""
     remaining = seconds
     while remaining > 0 and _terminal_size() == size:
-        session.wait(min(remaining, _RESIZE_CHECK_S))
+        _wait_for_news(session, min(remaining, _RESIZE_CHECK_S))
         remaining -= _RESIZE_CHECK_S
+
+
+def _wait_for_news(session: _Session, seconds: float) -> None:
+    """Wait that long. Raises StorageError if the file is gone: it would never show news again."""
+    session.wait(seconds)
+    session.pm._check_place()
 
 
 def _run_devices(session: _Session) -> str:
@@ -10506,7 +10884,7 @@ def _follow_events(session: _Session) -> NoReturn:
                 sequence = number
                 if options.device_id in (None, event.device_id) and event.id not in printed:
                     _print_event(session, event)
-        session.wait(_FOLLOW_CHECK_S)
+        _wait_for_news(session, _FOLLOW_CHECK_S)
 
 
 def _print_event(session: _Session, event: PowerEvent) -> None:
@@ -10527,7 +10905,22 @@ def _run_budget(session: _Session) -> str:
                 print_error(f"{_PROGRAM}: {budget['error']}")
     if session.options.json:
         return shown_json(budgets)
-    return _budget_text(budgets, session.screen)
+    return _doubted_budgets(session, budgets)
+
+
+def _doubted_budgets(session: _Session, budgets: Mapping[str, Mapping[str, Any]]) -> str:
+    """Budgets for a person: what is old or not known at all does not look like a measurement."""
+    pm = session.pm
+    shown = dict(budgets)
+    doubts = {}
+    for device, meters in _meters_of_devices(pm, ()):
+        if device.id not in budgets or "error" in budgets[device.id]:
+            continue
+        doubts[device.id] = budget_doubt(meters, pm._now_us(), _stale_seconds(pm))
+        hours = _hours_of(pm, counted_meters(meters), 1)
+        if not any(hours.values()) or _unmeasured(meters, hours):
+            shown[device.id] = {**budgets[device.id], "consumption_24h_wh": None}
+    return _budget_text(shown, doubts, session.screen)
 
 
 def _run_report(session: _Session) -> str:
@@ -10691,9 +11084,11 @@ one a line. A device has the fields of its record, and
 
 _ABOUT_BUDGET = """
 The verdict is `ok`, `over target`, `low supply` (less watts than the device's
-shutdown threshold), `unknown W` (of an active meter), `inactive` (no active
-meter), or `no such id`. With --json it is an object with an entry for each id;
-`{"error": ...}` for an unknown one."""
+shutdown threshold), `unknown W` (of an active meter), `unknown Wh` (of the last
+24 hours), `stale` (an active meter has no reading for that long, see `help
+status`), `no readings`, `inactive` (no active meter), or `no such id`. With
+--json it is an object with an entry for each id, as power_budget_check() has
+it: by the last readings, however old; `{"error": ...}` for an unknown one."""
 
 _ABOUT_REPORT = """
 --text has a bar for each local day, or for each month if there are more than 62
@@ -10721,9 +11116,12 @@ charge   below 0 and above 110 is unknown, 100 to 110 is full
 One line is one row. The first 20 bad rows are named, and nothing is stored;
 --skip-bad leaves bad rows out. A time that the clocks skip is a bad row; one
 that exists twice is the first of the two until the times step back. A reading
-that is there is not stored again, so an import can be repeated. The summary
-counts gaps over which no energy is booked, and names a last line without a
-newline, whose last value may be cut.
+that is there is not stored again, so an import can be repeated; one with the
+time of another and other values is counted, and not stored. A log of several
+meters is refused: --only takes the rows of one.
+
+The summary counts gaps over which no energy is booked and readings of unknown
+power, and names a last line without a newline, whose last value may be cut.
 
 A file is stored in one transaction. Standard input is stored in batches, so
 that a pipe can stay open while others write; a batch with a bad row is not
@@ -10733,8 +11131,8 @@ _ABOUT_EXPORT = """
 `import` reads CSV and NDJSON as the same readings. InfluxDB's line protocol has
 the measurement `power`, the tags device, meter, name and type, and nanoseconds.
 An unknown value is an empty field, null, or left out; `import --unknown-charge`
-takes an empty charge as unknown. A file of --output is written whole or not at
-all, and only its owner can read it."""
+takes an empty charge as unknown. A file of --output is there whole or not at
+all, and only its owner can read a new one."""
 
 
 class _PowerCommands:
@@ -10963,6 +11361,12 @@ class _PowerCommands:
             "--no-header",
             action="store_true",
             help="the first line has values: --column names columns by number, from 1",
+        )
+        command.add_argument(
+            "--only",
+            metavar="COLUMN=TEXT",
+            type=_parse_only,
+            help="of a log of several meters, the rows that have this text in this column",
         )
         self._add_signs(command, "found")
         command.add_argument(

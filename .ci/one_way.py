@@ -113,7 +113,9 @@ def problems_without_extras(script: Path, name: str) -> Iterator[str]:
     explains = (
         done.returncode == 1
         and not done.stdout
-        and re.fullmatch(rf"{name}: \S+ is not installed: pip install '\S+'\n", done.stderr)
+        and re.fullmatch(
+            rf"{name}: \S+ is not installed: pip install '{PACKAGE}\[\S+\]'\n", done.stderr
+        )
     )
     if not works and not explains:
         yield f"{name} without extras: expected it to work, or to name what is missing, got {done}"

@@ -11,17 +11,28 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-_VERSION = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
-_CHAPTER = re.compile(r"^## (\S+) - (\S+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_VERSION = re.compile(r'^__version__ = "(?P<version>.+)"$', re.MULTILINE)
+_CHAPTER = re.compile(
+    r"^## (?P<version>\S+) - (?P<date>\S+)\n(?P<text>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL
+)
+
+
+class Chapter(NamedTuple):
+    """A chapter of the changelog: its version, its date (or "unreleased") and its text."""
+
+    version: str
+    date: str
+    text: str
 
 
 def versions(root: Path) -> dict[str, str]:
     """The version that each part says it has, by the file that says it."""
     module = (root / "power_manager.py").read_text("utf-8")
     found = _VERSION.search(module)
-    said = {"power_manager.py": found[1] if found else "none"}
+    said = {"power_manager.py": found["version"] if found else "none"}
     for package in ("client", "dashboard"):
         for file in ("package.json", "package-lock.json"):
             name = f"integrations/{package}/{file}"
@@ -32,19 +43,17 @@ def versions(root: Path) -> dict[str, str]:
     for path in sorted(root.glob("integrations/*/power_*/__init__.py")):
         found = _VERSION.search(path.read_text("utf-8"))
         if found:
-            said[path.relative_to(root).as_posix()] = found[1]
-    version, _, _ = newest_chapter(root)
-    said["CHANGELOG.md"] = version
+            said[path.relative_to(root).as_posix()] = found["version"]
+    said["CHANGELOG.md"] = newest_chapter(root).version
     return said
 
 
-def newest_chapter(root: Path) -> tuple[str, str, str]:
-    """Version, date (or "unreleased") and text of the changelog's first chapter."""
+def newest_chapter(root: Path) -> Chapter:
+    """The changelog's first chapter."""
     found = _CHAPTER.search((root / "CHANGELOG.md").read_text("utf-8"))
     if found is None:
         raise SystemExit("CHANGELOG.md: expected a chapter headed '## VERSION - DATE'")
-    version, date, text = found.groups()
-    return version, date, text.strip()
+    return Chapter(found["version"], found["date"], found["text"].strip())
 
 
 def check(root: Path, tag: str | None) -> list[str]:
@@ -59,7 +68,7 @@ def check(root: Path, tag: str | None) -> list[str]:
     if tag is not None:
         if tag != f"v{version}":
             wrong.append(f"the tag is {tag}, expected v{version}")
-        _, date, _ = newest_chapter(root)
+        date = newest_chapter(root).date
         if re.fullmatch(r"\d{4}-\d\d-\d\d", date) is None:
             wrong.append(
                 f"CHANGELOG.md: expected the day of the release beside {version}, got {date!r}"
@@ -76,8 +85,7 @@ def main() -> None:
     commands.add_parser("notes", help="print the changelog's newest chapter")
     options = parser.parse_args()
     if options.command == "notes":
-        _, _, text = newest_chapter(ROOT)
-        print(text)
+        print(newest_chapter(ROOT).text)
         return
     wrong = check(ROOT, options.tag)
     for line in wrong:

@@ -1,6 +1,6 @@
 """A user's program: `mypy --strict` passes it only if it finds the installed wheel's types."""
 
-from power_collector import Sample
+from power_collector import main
 
 from power_manager import MeterType, PowerManager, PowerReading, PowerStatistics
 
@@ -15,4 +15,4 @@ with PowerManager("power_manager.db", alert_types=[MeterType.BATTERY, "ups"]) as
     print(reading, charge, hours, name, pm.db_path.name)
     pm.add_meter("edge-001", capacity="much")  # type: ignore[call-arg]
 
-print(Sample)
+code: int = main(["sources"])

@@ -61,9 +61,11 @@ from power_manager import (
     __version__,
     log_to_stderr,
     make_table,
+    nearest,
     open_secret,
     parse_duration,
     parse_number,
+    plausible_charge,
     print_error,
     printable,
     program_name,
@@ -76,26 +78,7 @@ from power_manager import (
 if TYPE_CHECKING:
     import ssl
 
-__all__ = [
-    "ApcUps",
-    "Apcupsd",
-    "Clocks",
-    "Collector",
-    "Curve",
-    "Feed",
-    "Journal",
-    "Nut",
-    "Program",
-    "Rail",
-    "Sample",
-    "Source",
-    "Supply",
-    "Upsd",
-    "__version__",
-    "discover",
-    "main",
-    "open_feeds",
-]
+__all__ = ["Clocks", "__version__", "main"]
 _log = logging.getLogger("power_collector")
 
 # --- Constants --------------------------------------------------------------------------------
@@ -213,11 +196,6 @@ def _number(text: str) -> float | None:
 def _sane(value: float | None, unit: str) -> float | None:
     """The value, unless only a broken sensor has it; all but charge and time may be negative."""
     return value if value is not None and abs(value) <= _MAX[unit] else None
-
-
-def _percent(value: float | None) -> float | None:
-    """A charge from 0 to 100; gauges overshoot a little, and anything else is no charge."""
-    return min(value, 100.0) if value is not None and 0.0 <= value <= 110.0 else None
 
 
 def _product(a: float | None, b: float | None, unit: str) -> float | None:
@@ -451,7 +429,7 @@ class Supply(Source):
             voltage=volts,
             current_draw=_agreed(amperes, _quotient(watts, volts, "A")),
             wattage=watts,
-            charge_pct=_percent(self._value("capacity")),
+            charge_pct=plausible_charge(self._value("capacity")),
             status=status if direction is not None else None,
             direction=direction,
             signed=direction is not None,
@@ -501,7 +479,7 @@ class Supply(Source):
         """What is in the battery, in percent of what it holds when full."""
         now = self._micro("Wh", what + "_now")
         full = self._positive("Wh", what + "_full")
-        return _percent(_product(_quotient(now, full, "ratio"), 100.0, "%"))
+        return plausible_charge(_product(_quotient(now, full, "ratio"), 100.0, "%"))
 
 
 def _is_contract(name: str, place: str) -> bool:
@@ -1084,7 +1062,7 @@ class Nut(Source):
             sample.signed = sample.direction is not None
         sample.voltage = volts
         sample.wattage = watts
-        sample.charge_pct = _percent(said.value("battery.charge", "%"))
+        sample.charge_pct = plausible_charge(said.value("battery.charge", "%"))
         nominal = _first(said.positive("V", "battery.voltage.nominal"), volts)
         sample.rough_capacity = said.positive("V", "battery.voltage.nominal") is None
         sample.capacity_wh = _product(said.value("battery.capacity", "Wh"), nominal, "Wh")
@@ -1208,7 +1186,7 @@ class ApcUps(Source):
         names = ("BATTV", *elsewhere) if sample.wattage is not None else ("BATTV",)
         sample.voltage = positive("V", *names)
         sample.current_draw = _quotient(sample.wattage, sample.voltage, "A")
-        sample.charge_pct = _percent(value("BCHARGE", "%"))
+        sample.charge_pct = plausible_charge(value("BCHARGE", "%"))
         sample.runtime_s = _product(positive("s", "TIMELEFT"), 60.0, "s")
         sample.temperature_c = value("ITEMP", "C")
         sample.serial = fields.get("SERIALNO", "")
@@ -1236,10 +1214,18 @@ class Program(Feed):
     there, with the program.
     """
 
-    def __init__(self, name: str, command: Sequence[str], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        clock: Callable[[], float],
+        *,
+        is_started_again: bool = True,
+    ) -> None:
         self.name = name
         self._command = command
         self._clock = clock
+        self._is_started_again = is_started_again  # whether there will be another look
         self._process: subprocess.Popen[bytes] | None = None
         self._line = b""  # what has come of a line that is not complete
         self._is_too_long = False  # whether the line that is coming is left out
@@ -1350,18 +1336,18 @@ class Program(Feed):
 
     def _take(self, line: bytes) -> None:
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            values = None
-        if not isinstance(values, dict):
-            self._complain(f"no JSON object: {_clean(line[:80].decode('utf-8', 'replace'))}")
+            values = _line_values(line)
+            kind = _line_type(values)
+        except InvalidValue as exc:
+            self._complain(f"a line is left out: {exc}")
+            self._problem = f"its last line was left out: {exc}"
             return
         told = values.get("name")
         name = (_clean(told) if isinstance(told, str) else "") or self.name
         if name not in self._samples and len(self._samples) >= PROGRAM_NAMES:
             self._complain(f"more than {PROGRAM_NAMES} names: {name} is left out")
             return
-        kind, sample, complaints = _sample_of_line(values)
+        sample, complaints = _sample_of_line(values, kind)
         for complaint in complaints:
             self._complain(complaint)
         self._samples[name] = self._clock(), kind, sample
@@ -1382,7 +1368,8 @@ class Program(Feed):
         self._start_at = now + self._pause
         self._pause = min(self._pause * 2, PROGRAM_PAUSE_MAX)
         self._problem = text
-        self._complain(f"{text}; it is started again, after {PROGRAM_PAUSE_MAX:g} s at most")
+        again = f"; it is started again, after {PROGRAM_PAUSE_MAX:g} s at most"
+        self._complain(text + again if self._is_started_again else text)
 
     def _end_process(self, seconds: float) -> None:
         """End it and its children: at once, or after it had that many seconds to end by itself."""
@@ -1420,8 +1407,44 @@ class ProgramSource(Source):
         return self._program.sample(self._key)
 
 
-def _sample_of_line(values: dict[str, Any]) -> tuple[MeterType, Sample, list[str]]:
-    """What a program's line says: its meter's type, the sample, and what was wrong with it.
+def _line_values(line: bytes) -> dict[str, Any]:
+    """The values of a program's line, a JSON object. Raises InvalidValue."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise InvalidValue(f"the key {_clean(twice)} is there twice")
+        return values
+
+    try:
+        values = json.loads(line, object_pairs_hook=unique)
+    except InvalidValue:
+        raise
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise InvalidValue(f"no JSON object: {_clean(line[:80].decode('utf-8', 'replace'))}")
+    return values
+
+
+def _line_type(values: dict[str, Any]) -> MeterType:
+    """The type of a line's meter, which cannot be changed later. Raises InvalidValue."""
+    told = values.get("type")
+    kinds = {kind.value: kind for kind in MeterType}
+    if told in (None, ""):
+        return MeterType.MAIN
+    kind = kinds.get(told) if isinstance(told, str) else None
+    if kind is None:
+        shown = _clean(json.dumps(told, ensure_ascii=False)[:40])
+        hint = nearest(str(told), kinds) or f": expected one of {', '.join(kinds)}"
+        raise InvalidValue(f"no such type: {shown}{hint}")
+    return kind
+
+
+def _sample_of_line(values: dict[str, Any], kind: MeterType) -> tuple[Sample, list[str]]:
+    """What a program's line says of a meter of that type, and what was wrong with it.
 
     Positive is what the source supplies, as everywhere here; a battery's status, where it says one,
     has the last word.
@@ -1434,19 +1457,17 @@ def _sample_of_line(values: dict[str, Any]) -> tuple[MeterType, Sample, list[str
             return None
         known = isinstance(value, int | float) and not isinstance(value, bool)
         sane = _sane(float(value), unit) if known and abs(value) < 1e300 else None
-        if sane is None:
-            complaints.append(f"not a plausible {name}: {_clean(str(value)[:40])}")
+        if name == "charge_pct":
+            sane = plausible_charge(sane)
+        if sane is None:  # as JSON, which shows a number that came as a text
+            shown = json.dumps(value, ensure_ascii=False)[:40]
+            complaints.append(f"not a plausible {name}: {_clean(shown)}")
         return sane
 
     def text(name: str) -> str:
         value = values.get(name)
         return _clean(value) if isinstance(value, str) else ""
 
-    kinds = {kind.value: kind for kind in MeterType}
-    kind = kinds.get(text("type") or "main")
-    if kind is None:
-        complaints.append(f"no such type: {text('type')}")
-        kind = MeterType.MAIN
     sample = _ups_sample(text("status"))
     volts = number("voltage", "V")
     amperes = number("current", "A")
@@ -1457,14 +1478,14 @@ def _sample_of_line(values: dict[str, Any]) -> tuple[MeterType, Sample, list[str
     sample.voltage = volts
     sample.current_draw = amperes
     sample.wattage = watts
-    sample.charge_pct = _percent(number("charge_pct", "%"))
+    sample.charge_pct = number("charge_pct", "%")
     sample.capacity_wh = number("capacity_wh", "Wh")
     sample.runtime_s = number("runtime_s", "s")
     sample.temperature_c = number("temperature_c", "C")
     sample.serial = text("serial")
     _set_course(sample, kind)
     sample.problem = "no values" if sample.empty else ""
-    return kind, sample, complaints
+    return sample, complaints
 
 
 def _set_course(sample: Sample, kind: MeterType) -> None:
@@ -1790,7 +1811,10 @@ def open_feeds(options: Options, clock: Callable[[], float]) -> list[Feed]:
             upsds[host].asks_for_all = True
     feeds: list[Feed] = [*upsds.values()]
     feeds += [Apcupsd(address, clock) for address in options.apcupsd]
-    feeds += [Program(name, command, clock) for name, command in options.programs]
+    feeds += [
+        Program(name, command, clock, is_started_again=not options.once)
+        for name, command in options.programs
+    ]
     return feeds
 
 
@@ -3426,7 +3450,7 @@ _NO_SENSORS = (
 
 
 def _show_sources(args: argparse.Namespace, clocks: Clocks) -> int:
-    options = _options(args)
+    options = dataclasses.replace(_options(args), once=True)
     feeds = open_feeds(options, clocks.boot)
     try:
         rows = _source_rows(options, feeds, clocks.boot())

@@ -111,6 +111,8 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is, what answers and what ends is waited for."""
     monkeypatch.setattr(pc, "NUT_LIMIT", 60.0)
     monkeypatch.setattr(pc, "PROGRAM_LIMIT", 60.0)
+    monkeypatch.setattr(pc, "PROGRAM_FIRST", 60.0)
+    monkeypatch.setattr(pc, "PROGRAM_EXIT", 60.0)
 
 
 @pytest.fixture
@@ -206,16 +208,6 @@ def lines(path: Path) -> list[str]:
 def test_sentinels_and_other_text_are_no_numbers(text: str) -> None:
     """What a device says for "unknown" is no value."""
     assert pc._number(text) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [(-1, None), (0, 0), (104, 100), (255, None), (None, None)]
-)
-def test_a_charge_is_clamped_where_it_is_near_and_dropped_where_it_is_not(
-    value: Any, expected: Any
-) -> None:
-    """A gauge at 104 % is full, one at 255 is broken."""
-    assert pc._percent(value) == expected
 
 
 def test_a_file_that_cannot_be_read_is_empty_text(tmp_path: Path) -> None:
@@ -1798,7 +1790,11 @@ def printing(*printed: object, then: str = "time.sleep(600)") -> list[str]:
     """A program that prints these lines, JSON but for text, and then does something else."""
     texts = [line if isinstance(line, str) else json.dumps(line) for line in printed]
     code = "import os, signal, subprocess, sys, time\n"
-    code += f"for line in {texts!r}: print(line, flush=True)\n{then}"
+    # In one piece: however busy the machine is, the lines arrive together.
+    code += (
+        f"sys.stdout.write({''.join(f'{text}{chr(10)}' for text in texts)!r}); sys.stdout.flush()\n"
+    )
+    code += then
     return [sys.executable, "-c", code]
 
 
@@ -1855,7 +1851,8 @@ def test_a_line_of_a_program(line: dict[str, Any], expected: tuple[Any, ...]) ->
     """Its keys are volts, amperes or watts; a battery's direction is its status's, else its
     sign's.
     """
-    kind, sample, complaints = pc._sample_of_line(line)
+    kind = pc._line_type(line)
+    sample, complaints = pc._sample_of_line(line, kind)
     pc.Histories().judge([(pc.Source("x", kind), sample)], 0.0)
     found = (kind.value, sample.voltage, sample.current_draw, sample.wattage, sample.direction)
     assert found == expected
@@ -1869,17 +1866,17 @@ def test_all_that_a_line_may_say() -> None:
     NUT's.
     """
     line = {"name": "x", "type": "ups", "charge_pct": 55, "status": "OB LB RB", "capacity_wh": 84}
-    _, sample, complaints = pc._sample_of_line(
-        line | {"runtime_s": 600, "temperature_c": 25.5, "serial": "A1"}
+    sample, complaints = pc._sample_of_line(
+        line | {"runtime_s": 600, "temperature_c": 25.5, "serial": "A1"}, MeterType.UPS
     )
     assert (sample.charge_pct, sample.capacity_wh, sample.runtime_s) == (55.0, 84.0, 600.0)
     assert (sample.temperature_c, sample.serial) == (25.5, "A1")
     assert (sample.mains, sample.low, sample.tokens) == (False, True, frozenset({"OB", "LB", "RB"}))
     assert complaints == []
     for status, mains in (("Online", True), ("offline", False), ("", None), ("OB", None)):
-        _, sample, _ = pc._sample_of_line({"type": "main", "status": status})
+        sample, _ = pc._sample_of_line({"status": status}, MeterType.MAIN)
         assert sample.mains is mains
-    _, sample, _ = pc._sample_of_line({"type": "battery", "status": "Charging"})
+    sample, _ = pc._sample_of_line({"status": "Charging"}, MeterType.BATTERY)
     assert (sample.mains, sample.low, sample.tokens) == (None, None, frozenset())
 
 
@@ -1887,20 +1884,66 @@ def test_all_that_a_line_may_say() -> None:
     ("line", "complaint"),
     [
         ({"volts": 5}, "no such key: volts"),
-        ({"type": "water"}, "no such type: water"),
-        ({"voltage": "5"}, "not a plausible voltage: 5"),
-        ({"voltage": True}, "not a plausible voltage: True"),
+        ({"voltage": "5"}, 'not a plausible voltage: "5"'),
+        ({"voltage": True}, "not a plausible voltage: true"),
         ({"voltage": 1e9}, "not a plausible voltage: 1000000000.0"),
         ({"voltage": 10**400}, f"not a plausible voltage: 1{'0' * 39}"),
         ({"voltage": [1]}, "not a plausible voltage: [1]"),
-        ({"current": float("nan")}, "not a plausible current: nan"),
+        ({"current": float("nan")}, "not a plausible current: NaN"),
+        ({"capacity_wh": 1e12}, "not a plausible capacity_wh: 1000000000000.0"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_said(line: dict[str, Any], complaint: str) -> None:
     """One value costs that value."""
-    _, sample, complaints = pc._sample_of_line({"charge_pct": 50} | line)
+    sample, complaints = pc._sample_of_line({"charge_pct": 50} | line, MeterType.MAIN)
     assert complaints == [complaint]
     assert (sample.charge_pct, sample.wattage) == (50.0, None)
+
+
+@pytest.mark.parametrize("charge", [254, -1, 110.5, "50"])
+def test_a_charge_that_no_gauge_means_is_named(charge: object) -> None:
+    """It is unknown, and the value is said: 254 is a gauge's word for unknown, -1 another's."""
+    sample, complaints = pc._sample_of_line({"charge_pct": charge}, MeterType.BATTERY)
+    assert sample.charge_pct is None
+    assert complaints == [f"not a plausible charge_pct: {json.dumps(charge)}"]
+    sample, complaints = pc._sample_of_line({"charge_pct": 104}, MeterType.BATTERY)
+    assert (sample.charge_pct, complaints) == (100.0, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"type": "batery", "voltage": 12}', 'no such type: "batery": did you mean battery?'),
+        (
+            '{"type": 5, "voltage": 12}',
+            "no such type: 5: expected one of main, battery, solar, ups",
+        ),
+        ('{"voltage": 12, "voltage": 13}', "the key voltage is there twice"),
+        ('{"serial": {"a": 1, "a": 2}}', "the key a is there twice"),
+        ("[12]", "no JSON object: [12]"),
+        ("12 V", "no JSON object: 12 V"),
+        ("[" * 50_000, f"no JSON object: {'[' * 80}"),
+    ],
+    ids=["type", "number for a type", "twice", "twice inside", "array", "text", "too deep"],
+)
+def test_a_line_that_cannot_be_right_is_left_out(
+    program: Callable[..., pc.Program], caplog: pytest.LogCaptureFixture, line: str, why: str
+) -> None:
+    """The source says why, and no meter is made: the type of a meter can never be changed."""
+    one = program(printing(line))
+    until(lambda: one.poll() and bool(caplog.records))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"--program Hat: a line is left out: {why}"
+    ]
+    assert one._samples == {}
+    (source,) = one.sources()
+    assert source.read().problem == f"its last line was left out: {why}"
+
+
+@pytest.mark.parametrize(("told", "kind"), [({}, "main"), ({"type": None}, "main")])
+def test_a_line_without_a_type(told: dict[str, Any], kind: str) -> None:
+    """It is of a main meter."""
+    assert pc._line_type(told) == kind
 
 
 def test_a_program(
@@ -2019,6 +2062,24 @@ def test_a_program_that_ended_says_so(
     ]
 
 
+@pytest.mark.parametrize("words", ["/no/such/program", "sh -c 'exit 3'"])
+@pytest.mark.parametrize("command", ["run", "run --once", "sources"])
+def test_a_program_is_started_again_where_there_is_another_look(
+    tree: Tree, db: Path, caplog: pytest.LogCaptureFixture, words: str, command: str
+) -> None:
+    """What ends after one look does not say that it will be."""
+    what, *once = command.split()
+    arguments = [what, "--root", str(tree.root), "--program", f"Hat={words}", *once]
+    if what == "run":
+        arguments[1:1] = ["d", "--db", str(db)]
+    pc.main(arguments, Time(3).clocks)
+    (said,) = [
+        record.getMessage() for record in caplog.records if "--program Hat" in record.getMessage()
+    ]
+    assert said.endswith("; it is started again, after 300 s at most") == (command == "run")
+    assert re.match("--program Hat: it (cannot be run: /no/such/program: No|ended with 3)", said)
+
+
 @pytest.mark.parametrize("command", [["/no/such/program"], [""], ["a\0b"]])
 def test_a_program_that_cannot_be_run(
     program: Callable[..., pc.Program], command: list[str]
@@ -2038,8 +2099,11 @@ def test_a_program_that_ends_a_little_after_its_output(
     assert one._problem == "it ended with 3"
 
 
-def test_a_program_that_closes_its_output_is_ended(program: Callable[..., pc.Program]) -> None:
+def test_a_program_that_closes_its_output_is_ended(
+    program: Callable[..., pc.Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing can come from it any more."""
+    monkeypatch.setattr(pc, "PROGRAM_EXIT", 0.05)
     one = program(printing(then="os.close(1); time.sleep(600)"))
     one.poll()
     assert one._process is not None
@@ -2147,7 +2211,7 @@ def test_a_programs_errors_are_said_once(
     one._take_lines(b'{"volts": 5}\nboo\n' * 500)
     assert [record.getMessage() for record in caplog.records] == [
         "--program Hat: no such key: volts",
-        "--program Hat: no JSON object: boo",
+        "--program Hat: a line is left out: no JSON object: boo",
     ]
 
 
@@ -2252,7 +2316,9 @@ def test_the_readmes_esp(
     monkeypatch.setattr(time, "sleep", rest)
     with pytest.raises(KeyboardInterrupt):
         exec(code, {"print": printed.append})
-    kind, sample, complaints = pc._sample_of_line(json.loads(printed[0]))
+    values = json.loads(printed[0])
+    kind = pc._line_type(values)
+    sample, complaints = pc._sample_of_line(values, kind)
     assert (kind, complaints) == (MeterType.BATTERY, [])
     assert (sample.voltage, sample.current_draw) == (12.0, 5.0)
 
@@ -2587,16 +2653,21 @@ def test_a_hanging_command_is_killed_with_its_children(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The time limit ends a command and all that it has started."""
-    script = f"sleep 300 & echo $! > {tmp_path}/pid; wait"
+    os.mkfifo(tmp_path / "alive")
+    alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+
+    def has_no_writer() -> bool:
+        try:
+            return not os.read(alive, 1)
+        except BlockingIOError:
+            return False
+
+    # The pipe stands open for as long as the shell or its child is there.
+    script = f"exec 9>{shlex.quote(str(tmp_path / 'alive'))}; sleep 300 & wait"
     pc._run_command(["sh", "-c", script], {}, 0.3)
     assert "sh: killed after 0.3 s" in caplog.text
-    status = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
-    for _ in range(1000):  # the kernel ends a killed process a moment later
-        if not status.exists() or status.read_text().split()[2] == "Z":
-            return
-        os.sched_yield()
-        time.sleep(0.005)
-    pytest.fail("the child of a killed command lives on")
+    until(has_no_writer)
+    os.close(alive)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import http.client
 import os
+import random
 import shutil
 import signal
 import socket
@@ -27,7 +28,9 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-SOON = 60.0  # seconds that a start may take on a machine that does other things too
+# Seconds that anything may take on a busy machine; only what fails takes them.
+SOON = 120.0
+FIRST_PORT = 10_000
 
 _NATS = """server_name: {name}
 listen: 127.0.0.1:{port}
@@ -71,12 +74,34 @@ admin.enableServer=false
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at, chosen by the system."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    """Loopback ports that are this process's until it ends, so that servers can start there again.
+
+    They are none of those that the system gives to connections and to whoever asks for any: one
+    of these could take the place of a server that is killed, or a client that tries to connect to
+    such a server could be connected to itself.
+    """
+    limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    end = max(int(limits[0]), 2 * FIRST_PORT)
+    found: list[int] = []
+    while len(found) < count:
+        port = random.SystemRandom().randrange(FIRST_PORT, end)
+        if _claim(port):
+            found.append(port)
+    return found
+
+
+def _claim(port: int) -> bool:
+    """Take a port, against other processes that choose one in this way too."""
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0port {port} of power-fleet's tests")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+    except OSError:
+        claim.close()
+        return False
+    claim.detach()  # it stays open until the process ends
+    return True
 
 
 def eventually(check: Callable[[], object], seconds: float = SOON, what: str = "") -> None:
@@ -109,6 +134,21 @@ def keeps(port: int) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def told_to_reread(log: Path) -> Iterator[None]:
+    """A NATS server is told to read its configuration again; at the end it has done so.
+
+    `log` is what it says. The signal alone only asks it to.
+    """
+
+    def count() -> int:
+        return log.read_text(encoding="utf-8").count("Reloaded server configuration")
+
+    before = count()
+    yield
+    eventually(lambda: count() > before, what=f"read again; see {log}")
+
+
 @dataclass
 class Server:
     """One process that can be killed and started again with all that it has stored."""
@@ -135,6 +175,11 @@ class Server:
         eventually(
             lambda: self._is_up(), what=f"{self.command[0]} at {self.url}; see {self.home}/output"
         )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process is gone."""
+        return self.process is not None and self.process.poll() is not None
 
     def _is_up(self) -> bool:
         assert self.process is not None

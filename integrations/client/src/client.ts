@@ -399,15 +399,20 @@ export class PowerClient {
 
   /**
    * Every device's events after a sequence, oldest first, up to `limit` (1 to 10,000; 1,000 by
-   * default).
+   * default). Pass the last answer's `next_after` and `file_id` to go on; where `recovered` is
+   * false, the file is another one or has lost events.
    */
   async eventsSince(
     after: number,
-    { limit, ...options }: CallOptions & { limit?: number | undefined } = {},
+    {
+      limit,
+      fileId,
+      ...options
+    }: CallOptions & { limit?: number | undefined; fileId?: string | undefined } = {},
   ): Promise<api.EventPage> {
     return this.#http.json<api.FollowEventsResponse>({
       path: "/v1/events",
-      query: { after, limit },
+      query: { after, limit, file_id: fileId },
       ...options,
     });
   }

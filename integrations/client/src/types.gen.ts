@@ -197,7 +197,9 @@ export type EventMessage = {
 };
 
 /**
- * Events in order of their sequence; pass `next_after` as the next `after`.
+ * Events in order of their sequence; pass `next_after` as the next `after`, with `file_id`.
+ *
+ * Where `recovered` is false, events after the given `after` may be missing, because the file is another one or has lost them: fetch again what you show.
  */
 export type EventPage = {
     events: Array<SequencedEvent>;
@@ -205,6 +207,8 @@ export type EventPage = {
      * Place in the file's order of events, from 1
      */
     next_after: number;
+    recovered: boolean;
+    file_id: string;
 };
 
 /**
@@ -305,6 +309,8 @@ export type HelloMessage = {
 
 /**
  * How many readings were received, and how many of them were new and stored.
+ *
+ * Of `implausible_charges` the charge was below 0 or above 110 %, as a gauge's -1 or 255 for one that it does not know: these readings have come without a charge.
  */
 export type IngestResult = {
     /**
@@ -315,6 +321,10 @@ export type IngestResult = {
      * Number of readings
      */
     stored: number;
+    /**
+     * Number of readings
+     */
+    implausible_charges: number;
 };
 
 /**
@@ -456,7 +466,7 @@ export type NewReading = {
      */
     current_draw: number | null;
     /**
-     * %, clamped to 0..100; null: the meter's last, which may be unknown
+     * %; up to 110 is full; below 0 and above 110 is not known, and counted in the answer; null: not known. Then it is the meter's last, which may be unknown
      */
     charge_pct?: number | null;
     /**
@@ -1349,6 +1359,12 @@ export type FollowEventsData = {
          * Limit
          */
         limit?: number;
+        /**
+         * File Id
+         *
+         * that of an earlier page
+         */
+        file_id?: string | null;
     };
     url: '/v1/events';
 };

@@ -260,9 +260,17 @@ describe("events, budget, report", () => {
       note: "maintenance",
     });
     expect(await client.events("edge-4", { limit: 1 })).toEqual([made]);
-    const { events, next_after } = await client.eventsSince(0);
+    const { events, next_after, file_id } = await client.eventsSince(0);
     expect(events.at(-1)).toEqual({ sequence: next_after, event: made });
-    expect(await client.eventsSince(next_after)).toEqual({ events: [], next_after });
+    const none = { events: [], next_after, file_id };
+    expect(await client.eventsSince(next_after, { fileId: file_id })).toEqual({
+      ...none,
+      recovered: true,
+    });
+    expect(await client.eventsSince(next_after, { fileId: "of another file" })).toMatchObject({
+      file_id,
+      recovered: false,
+    });
   });
 
   test("the budget of many devices takes several requests, of none no request, of all one", async () => {

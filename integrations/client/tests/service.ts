@@ -18,6 +18,16 @@ const ENVIRONMENT = {
   PYTHONPATH: [ROOT, join(ROOT, "integrations", "service")].join(delimiter),
   PYTHONDONTWRITEBYTECODE: "1",
 };
+// Binds a port and does not listen there: only who may share it, as the service does, can listen, and
+// nobody gets it in the moments when the service is away.
+const HOLD_PORT = `
+import socket, sys
+held = socket.socket()
+held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+held.bind(("127.0.0.1", 0))
+print(held.getsockname()[1], flush=True)
+sys.stdin.read()
+`;
 /** How long to wait for what takes moments: only a failing test waits that long. */
 export const SOON = { timeout: 60_000 };
 
@@ -58,8 +68,9 @@ export class Service {
   readonly directory = mkdtempSync(join(tmpdir(), "power-client-"));
   readonly db = join(this.directory, "power.db");
   #process: ChildProcess | undefined;
+  #holder: ChildProcess | undefined;
   readonly #options: string[];
-  /** 0 until it has started: the system gives it one, which it keeps when it starts again. */
+  /** 0 until it has started; then it keeps it, also while it is away. */
   port = 0;
 
   constructor(...options: string[]) {
@@ -68,6 +79,7 @@ export class Service {
 
   /** Start it, at the port it had before, and wait until it listens. */
   async start(): Promise<this> {
+    if (!this.port) await this.#holdPort();
     const path = join(this.directory, "service.log");
     const log = openSync(path, "a");
     const begin = readFileSync(path, "utf8").length;
@@ -87,11 +99,15 @@ export class Service {
     await eventually(() => {
       const text = readFileSync(path, "utf8").slice(begin);
       if (started.exitCode !== null) throw new Error(`the service ended: ${text}`);
-      const listening = /listening at http:\S+:(\d+)\n/.exec(text);
-      if (listening) this.port = Number(listening[1]);
-      return listening !== null;
+      return text.includes("listening at http");
     });
     return this;
+  }
+
+  async #holdPort(): Promise<void> {
+    const holder = spawnPython(["-c", HOLD_PORT], ["pipe", "pipe", "inherit"]);
+    this.#holder = holder;
+    this.port = Number(String(await new Promise((got) => holder.stdout?.once("data", got))));
   }
 
   /** Send it a signal and wait until it is gone. */
@@ -106,6 +122,7 @@ export class Service {
   /** End it and remove its files. */
   async remove(): Promise<void> {
     await this.end("SIGKILL");
+    this.#holder?.kill("SIGKILL");
     rmSync(this.directory, { recursive: true, force: true });
   }
 

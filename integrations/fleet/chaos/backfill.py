@@ -168,7 +168,9 @@ def _measured(
     until(is_sent)
     pm.log_many(late(meter.id, count, begin))
     with Watch(pm, meter.id, engine) as watch:
-        oldest.append(shown(f"{count} late at once", watch, until(is_sent)))
+        took = until(is_sent)
+        until(lambda: watch.ages)  # at least one live reading was beside it
+    oldest.append(shown(f"{count} late at once", watch, took))
     until(lambda: is_sent() and stream_state(nats).messages == 0)
     before = stream_state(nats).last_seq
     pm.log_power(meter.id, 12.0, 1.0, 50.0, timestamp=begin - 7.5)
@@ -183,6 +185,7 @@ def _measured(
             step += 1
             pm.log_power(meter.id, 12.0, 1.0, 50.0, timestamp=begin - 5.0 * step - 1.0)
             time.sleep(1.0)
+        until(lambda: watch.ages)
     oldest.append(shown("one late reading a second", watch, steady_seconds))
     until(lambda: is_sent() and stream_state(nats).messages == 0)
     readings = compare(pm, ID, [engine.shards[0].clients[0]])

@@ -35,6 +35,7 @@ from lives import Ahead, Life, all_lives, start
 from places import DEVICE_MEGABYTES, Place, cluster, hub, run_next, upgraded, wait_for
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
+from power_fleet.progress import FOLLOWER
 from power_fleet.stream import ACK_WAIT, Nats
 from power_fleet.subjects import SUBJECT, token
 from power_fleet.watch import look
@@ -153,10 +154,12 @@ def settle(place: Place, files: list[PowerManager]) -> float:
     Return how many seconds that took.
     """
     quiet = 0
+    events = [pm.event_follower(FOLLOWER, from_start=True) for pm in files]
 
     def is_quiet() -> bool:
         nonlocal quiet
         waiting = any(pm.pending_readings(1) or pm.pending_deletions(1) for pm in files)
+        waiting = waiting or any(follower.pending(1) for follower in events)
         quiet = 0 if waiting or place.messages() != 0 else quiet + 1
         return quiet >= QUIET_LOOKS
 

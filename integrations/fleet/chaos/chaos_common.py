@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -79,7 +80,7 @@ def messages_of_leader(url: str) -> int:
     try:
         with urlopen(url + "/jsz?streams=1&leader_only=1", timeout=2) as answer:
             accounts = json.load(answer).get("account_details", [])
-    except OSError:
+    except (OSError, HTTPException, ValueError):  # it is starting, or was killed meanwhile
         return -1
     streams = [stream for account in accounts for stream in account.get("stream_detail", [])]
     return next((stream["state"]["messages"] for stream in streams if stream["name"] == STREAM), -1)

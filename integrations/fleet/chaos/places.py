@@ -24,7 +24,7 @@ from chaos_common import ENVIRONMENT, FLEET, POWER_FLEET, Program, fleet_program
 from faults import Fault, FillDisk, Kill, Stop, Victim, small_disk
 from power_fleet.stream import ACK_WAIT, Nats, make_consumer
 from power_fleet.subjects import DEAD_STREAM, STREAM
-from servers import Servers, free_ports
+from servers import SOON, Servers, free_ports
 
 NATS_MEGABYTES = 100  # of a NATS server's disk
 ENGINE_MEGABYTES = 300
@@ -124,7 +124,8 @@ async def set_ack_wait(nats_url: str, seconds: float) -> None:
     """Have messages of a sink that was killed come again after so long."""
     connection = await Nats(nats_url).connect("chaos")
     try:
-        await make_consumer(connection.jetstream(), seconds)
+        js = connection.jetstream(timeout=SOON)  # of a cluster that has just found its leaders
+        await make_consumer(js, seconds)
     finally:
         await connection.close()
 

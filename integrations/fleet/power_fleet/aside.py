@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from power_fleet.stream import Backoff
+from power_fleet.backoff import Backoff
 
 MOST_SECONDS = 60.0  # that a device waits before it is tried again
 _log = logging.getLogger("power_fleet")

@@ -75,8 +75,8 @@ def _alarms(options: argparse.Namespace) -> int:
 
 async def _follow(engine: Engine, options: argparse.Namespace, zone: tzinfo | None) -> None:
     """Print what there is, then every change; each once, through outages of the engine too."""
+    from power_fleet.backoff import Backoff
     from power_fleet.engine import EngineError
-    from power_fleet.stream import Backoff
     from power_fleet.watch import list_alarms
 
     known: dict[tuple[str, str, int], Alarm] = {}

@@ -76,12 +76,12 @@ def _run(action: _Action) -> Callable[[argparse.Namespace], int]:
     """What does one of the actions. Raises Unknown for a letter that is not there."""
 
     async def work(options: argparse.Namespace) -> None:
-        from power_fleet.stream import check_server
+        from power_fleet.stream import ASKED_SECONDS, check_server
 
         connection = await nats_of(options).connect("power-fleet dead")
         try:
             await check_server(connection)
-            await action(connection.jetstream(timeout=20), options)
+            await action(connection.jetstream(timeout=ASKED_SECONDS), options)
         finally:
             await connection.close()
 

@@ -78,8 +78,8 @@ def _add_resend(parser: CommandParser) -> None:
 
 
 def _forward(options: argparse.Namespace) -> int:
+    from power_fleet.backoff import Backoff
     from power_fleet.forwarder import Sent, forward_file
-    from power_fleet.stream import Backoff
 
     to = nats_of(options)
     sent = Sent()

@@ -97,6 +97,22 @@ def _add_hub(parser: CommandParser) -> None:
         metavar="DIR",
         help="where everything is kept; made where it is missing",
     )
+    _add_device_options(command)
+    _add_local_options(command)
+    add_max_bytes_option(command, HUB_STREAM_BYTES, "1 GiB")
+    command.add_argument(
+        "--memory",
+        type=functools.partial(parse_count, at_least=LEAST_MEMORY),
+        default=0,
+        metavar="BYTES",
+        help="that the engine may take, at least 256 MiB (default: half of the machine's)",
+    )
+    add_metrics_option(command)
+    add_verbose_option(command)
+
+
+def _add_device_options(command: CommandParser) -> None:
+    """Where devices reach the hub, and how it proves itself to them."""
     command.add_argument(
         "--nats-port",
         type=parse_port,
@@ -115,6 +131,10 @@ def _add_hub(parser: CommandParser) -> None:
         "--cert", type=Path, metavar="FILE", help="the certificate of that address, PEM"
     )
     command.add_argument("--key", type=Path, metavar="FILE", help="the certificate's key, PEM")
+
+
+def _add_local_options(command: CommandParser) -> None:
+    """Where people and programs of this machine reach its pages and its engine."""
     command.add_argument(
         "--port",
         type=parse_port,
@@ -132,16 +152,6 @@ def _add_hub(parser: CommandParser) -> None:
         metavar="PORT",
         help="the engine's port on this machine (default: any free one)",
     )
-    add_max_bytes_option(command, HUB_STREAM_BYTES, "1 GiB")
-    command.add_argument(
-        "--memory",
-        type=functools.partial(parse_count, at_least=LEAST_MEMORY),
-        default=0,
-        metavar="BYTES",
-        help="that the engine may take, at least 256 MiB (default: half of the machine's)",
-    )
-    add_metrics_option(command)
-    add_verbose_option(command)
 
 
 def parse_address(text: str) -> str:

@@ -9,7 +9,7 @@ import argparse
 import functools
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import timezone
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from power_manager import (
     SECOND_US,
     Column,
     CommandParser,
+    PowerMeter,
     Screen,
     make_budget_table,
     make_meter_table,
@@ -31,6 +32,7 @@ from power_manager import (
     parse_duration,
     parse_number,
     print_error,
+    printable,
     shown_duration,
     shown_json,
     shown_number,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from power_fleet.fleet import Answer, Fleet
 
 STALE_SECONDS = 5400.0  # the library's max_gap unless a file has another
+MOST_NAMED = 10  # devices in a line
 
 
 def add_commands(parser: CommandParser) -> None:
@@ -157,6 +160,8 @@ def _latest(options: argparse.Namespace) -> int:
     elif answer.value:
         now_us = int(time.time() * SECOND_US)
         text = make_meter_table(answer.value, now_us, STALE_SECONDS, Screen.of(sys.stdout))
+    elif options.device_ids:
+        text = "no meters of these devices"
     else:
         text = "no meters yet: `power-fleet forward` sends a device's file"
     _say(text, answer)
@@ -187,9 +192,37 @@ def _energy_text(rows: Sequence[Mapping[str, Any]], as_json: bool) -> str:
 
 
 def _silent(options: argparse.Namespace) -> int:
-    answer = _fleet(options).silent(options.silence_s / 60.0)
+    fleet = _fleet(options)
+    answer = fleet.silent(options.silence_s / 60.0)
     _say(_silent_text(answer.value, options), answer)
+    silent = {row["device_id"] for row in answer.value}
+    _say_without_readings(fleet.latest().value, silent, options.silence_s)
     return 0
+
+
+def _say_without_readings(
+    meters: Iterable[PowerMeter], silent: Container[str], silence_s: float
+) -> None:
+    """Name the devices that are not silent, but of which no meter was read for so long.
+
+    A forwarder that starts sends messages, though what reads the meters has died.
+    """
+    now_us = int(time.time() * SECOND_US)
+    newest: dict[str, int] = {}  # 0: none was ever read
+    for meter in meters:
+        if meter.active and meter.device_id not in silent:
+            read_us = 0 if meter.updated_at is None else to_microseconds(meter.updated_at)
+            newest[meter.device_id] = max(newest.get(meter.device_id, 0), read_us)
+    named = []
+    for device_id, read_us in newest.items():
+        age_s = (now_us - read_us) / SECOND_US
+        if age_s >= silence_s:
+            last = f"read {shown_duration(age_s)} ago" if read_us else "never read"
+            named.append(f"{printable(device_id)} ({last})")
+    if named:
+        more = f", and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+        names = ", ".join(named[:MOST_NAMED])
+        print_error(f"power-fleet: messages come without new readings from {names}{more}")
 
 
 def _silent_text(rows: Sequence[Mapping[str, str]], options: argparse.Namespace) -> str:

@@ -146,11 +146,11 @@ def _add_stream(parser: CommandParser) -> None:
 
 
 def _sink(options: argparse.Namespace) -> int:
+    from power_fleet.backoff import Backoff
     from power_fleet.engine import Engine
     from power_fleet.metrics import sink_metrics
     from power_fleet.quota import Quota
     from power_fleet.sink import Sink
-    from power_fleet.stream import Backoff
 
     source = nats_of(options)
     engine = Engine(engine_urls_of(options))
@@ -160,10 +160,10 @@ def _sink(options: argparse.Namespace) -> int:
 
 
 def _close(options: argparse.Namespace) -> int:
+    from power_fleet.backoff import Backoff
     from power_fleet.engine import Engine
     from power_fleet.hours import Closed, keep_closing
     from power_fleet.metrics import close_metrics
-    from power_fleet.stream import Backoff
     from power_fleet.watch import keep_watching
 
     engine = Engine(engine_urls_of(options))

@@ -27,7 +27,14 @@ from power_fleet.codec import MAX_BYTES
 from power_fleet.errors import FleetError, Refused
 from power_fleet.intake import Message
 from power_fleet.limits import DEVICE_MESSAGES
-from power_fleet.stream import Nats, check_server, least_sequence, make_streams, put_stream
+from power_fleet.stream import (
+    ASKED_SECONDS,
+    Nats,
+    check_server,
+    least_sequence,
+    make_streams,
+    put_stream,
+)
 from power_fleet.subjects import DEAD_STREAM, DEAD_SUBJECT, STREAM, SUBJECT, device_of, token
 
 LETTERS_A_DEVICE = 1000
@@ -99,7 +106,7 @@ async def set_up_streams(
     connection = await to.connect("power-fleet stream")
     try:
         await check_server(connection)
-        js = connection.jetstream(timeout=20)
+        js = connection.jetstream(timeout=ASKED_SECONDS)
         first = max(first_sequence, await least_sequence(js, highest_line))
         await make_streams(js, replicas, max_bytes, device_messages, first)
         await make_dead_stream(js, replicas, max(max_bytes // 10, 1))

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from power_fleet.backoff import Backoff
 from power_fleet.forwarder import forward
 from power_fleet.outbox import Outbox
-from power_fleet.stream import Backoff, Nats
+from power_fleet.stream import Nats
 from power_manager import PowerManager
 
 SITES = ("Harbour", "North ridge", "Old mill", "Quarry", "Reservoir", "Station", "West field")

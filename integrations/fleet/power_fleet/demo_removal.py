@@ -9,7 +9,7 @@ from power_fleet.demo import SITES
 from power_fleet.engine import Engine
 from power_fleet.errors import FleetError
 from power_fleet.life import FleetDevice, delete_devices, last_sequence, list_devices
-from power_fleet.stream import Nats
+from power_fleet.stream import ASKED_SECONDS, Nats
 from power_fleet.subjects import STREAM, SUBJECT, device_of
 
 STORED_SECONDS = 60.0  # to wait for sinks to store what the stream still has
@@ -35,7 +35,7 @@ async def await_stored(source: Nats, seconds: float = STORED_SECONDS) -> None:
     """
     connection = await source.connect("power-fleet demo")
     try:
-        js = connection.jetstream(timeout=20)
+        js = connection.jetstream(timeout=ASKED_SECONDS)
         waiting = 0
         for _ in range(round(seconds / LOOK_SECONDS)):
             state = (await js.stream_info(STREAM, subjects_filter=f"{SUBJECT}*")).state

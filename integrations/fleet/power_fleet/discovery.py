@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from power_fleet.errors import FleetError
 from power_manager import StorageError, replace_file
@@ -26,6 +27,7 @@ NATS_PORT = 4222
 USERS = "devices.conf"  # of its NATS server, below its directory
 READY_SECONDS = 60.0  # that a hub may take to start: it reads what waits in its stream
 LOOK_SECONDS = 0.2
+LOCK_SECONDS = 0.01  # between two attempts to have a lock that commands share
 
 
 class NotRunning(FleetError, OSError):
@@ -99,18 +101,24 @@ def is_running(directory: Path) -> bool:
     """
     try:
         with (directory / "lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return not _is_locked(file, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
     except OSError as error:
         raise StorageError(directory, f"{error.strerror}: is it another user's?") from error
-    return False
+
+
+def _is_locked(file: IO[bytes], kind: int) -> bool:
+    """Lock a file, alone or shared, in place of the lock that it has; whether that was possible."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path, wait: Callable[[float], None] = time.sleep) -> Iterator[None]:
     """Make the directory where it is missing, and be its only hub. Raises StorageError."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -119,10 +127,11 @@ def locked(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(directory, f"{error.strerror}: name a directory of yours") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(directory, "another hub runs on it: end that one first") from None
+        while not _is_locked(file, fcntl.LOCK_EX):
+            # Commands that look whether a hub runs share the lock for a moment; a hub does not.
+            if not _is_locked(file, fcntl.LOCK_SH):
+                raise StorageError(directory, "another hub runs on it: end that one first")
+            wait(LOCK_SECONDS)
         (directory / "hub.json").unlink(missing_ok=True)  # of one that was killed
         yield
 

@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from nats.js.api import Header
 from nats.js.errors import APIError
 
 from power_fleet.aside import Aside
+from power_fleet.backoff import Backoff
 from power_fleet.codec import Batch, encode
 from power_fleet.errors import FleetError
 from power_fleet.limits import ONCE_SECONDS
 from power_fleet.outbox import Outbox, Parcel
-from power_fleet.stream import Backoff, LoginRefused, Nats, is_other_stream
+from power_fleet.stream import LoginRefused, Nats, is_other_stream
 from power_fleet.subjects import STREAM, SUBJECT, token
 from power_manager import PowerManager, StorageError
 
@@ -49,8 +50,9 @@ class Sent:
     line: int = 0  # of what was sent last; 0: none yet
     waiting: int = 0  # readings of the file that were not sent, when they were counted last
     file: PowerManager | None = None  # while it is open
-    moved_at: float = 0.0  # when it began or something was sent last, by the monotonic clock
+    moved_at: float = 0.0  # when it began or something was sent last, by the clock
     failure: str = ""  # what the last attempt that failed said
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False)
 
     def note(self, parcel: Parcel, sequences: Sequence[int | None]) -> None:
         """Note the batches of a parcel that have a place in the stream: at least one.
@@ -62,7 +64,7 @@ class Sent:
         self.messages += len(batches)
         self.readings += sum(len(batch.readings) for batch in batches)
         self.sent_at = time.time()
-        self.moved_at = time.monotonic()
+        self.moved_at = self.clock()
         self.failure = ""
         self.line = max((batch.line for batch in batches), default=self.line)
 
@@ -174,11 +176,11 @@ async def forward(
 
 async def _while_it_moves(work: Coroutine[Any, Any, None], to: Nats, sent: Sent) -> None:
     """Do the work; end it and raise GaveUp where nothing is acknowledged for ONCE_SECONDS."""
-    sent.moved_at = time.monotonic()
+    sent.moved_at = sent.clock()
     task = asyncio.ensure_future(work)
     try:
         while not task.done():
-            left = sent.moved_at + ONCE_SECONDS - time.monotonic()
+            left = sent.moved_at + ONCE_SECONDS - sent.clock()
             if left <= 0:
                 raise GaveUp(
                     f"{to.urls}: nothing was acknowledged for {ONCE_SECONDS:g} s, "

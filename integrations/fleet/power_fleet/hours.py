@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from power_fleet import sql
+from power_fleet.backoff import Backoff
 from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, parts
 from power_fleet.keep import kept
 from power_fleet.schema import check_all
-from power_fleet.stream import Backoff
 from power_fleet.tables import HOURLY
 from power_manager import HOUR_US
 

@@ -31,6 +31,7 @@ from pathlib import Path
 from nats.js.errors import NotFoundError
 
 from power_fleet import enroll, schema
+from power_fleet.backoff import Backoff
 from power_fleet.dead import set_up_streams
 from power_fleet.discovery import LOOPBACK, USERS, Addresses, announced, locked
 from power_fleet.engine import Engine
@@ -46,7 +47,7 @@ from power_fleet.nats_server import NatsServer, Security, await_answer, check_po
 from power_fleet.options import together
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink
-from power_fleet.stream import NATS_FAILURES, Backoff, Nats, left_behind, renew_consumer
+from power_fleet.stream import ASKED_SECONDS, NATS_FAILURES, Nats, left_behind, renew_consumer
 from power_fleet.subjects import CONSUMER, STREAM
 from power_fleet.watch import keep_watching
 from power_manager import StorageError, replace_file
@@ -214,7 +215,7 @@ async def _make_streams(source: Nats, engine: Engine, most_bytes: int) -> None:
         # What a sink had taken when it was killed comes again at once, not after ACK_WAIT: this
         # hub's is the only one.
         with contextlib.suppress(NotFoundError):
-            await connection.jetstream().delete_consumer(STREAM, CONSUMER)
+            await connection.jetstream(timeout=ASKED_SECONDS).delete_consumer(STREAM, CONSUMER)
     finally:
         await connection.close()
     highest = await asyncio.to_thread(highest_line, engine)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from power_fleet import tables
 from power_fleet.codec import MAX_COUNT, MAX_US, version_of
 from power_fleet.engine import Engine, Row, Shard, at_once, named_parts
-from power_fleet.stream import Nats
+from power_fleet.stream import ASKED_SECONDS, Nats
 from power_fleet.subjects import STREAM
 from power_manager import (
     SECOND_US,
@@ -253,7 +253,8 @@ async def last_sequence(source: Nats) -> int:
     """The number of the message that the stream took last. Raises NATS's errors."""
     connection = await source.connect("power-fleet delete")
     try:
-        return int((await connection.jetstream(timeout=20).stream_info(STREAM)).state.last_seq)
+        js = connection.jetstream(timeout=ASKED_SECONDS)
+        return int((await js.stream_info(STREAM)).state.last_seq)
     finally:
         await connection.close()
 

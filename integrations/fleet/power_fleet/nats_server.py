@@ -19,9 +19,10 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
 from power_fleet import child
+from power_fleet.backoff import Backoff
 from power_fleet.discovery import LOOPBACK
 from power_fleet.errors import Refused
-from power_fleet.stream import NATS_FAILURES, Backoff, Nats, check_server
+from power_fleet.stream import NATS_FAILURES, Nats, check_server
 from power_manager import StorageError, not_installed
 
 READY_SECONDS = 60.0  # a server reads what it has stored before it answers
@@ -35,7 +36,7 @@ _log = logging.getLogger("power_fleet")
 _CONFIGURATION = """# `power-fleet hub` writes this file: what is changed here is lost.
 server_name: hub
 listen: {listen}
-http: {watched}
+http: "127.0.0.1:-1" # any free port
 pid_file: {pid_file}
 ports_file_dir: {home}
 logfile: {log}
@@ -91,7 +92,7 @@ class NatsServer:
         self._security = security
         self._process: asyncio.subprocess.Process | None = None
         self._is_restarting = False
-        self._watched_at = ""  # where it says how it is, on loopback; another port at each start
+        self._watched_at = ""  # the URL where it says how it is; another port at each start
 
     @property
     def url(self) -> str:
@@ -117,7 +118,6 @@ class NatsServer:
         self.home.mkdir(mode=0o700, exist_ok=True)
         if self.port:
             check_port(self.host, self.port)
-        self._watched_at = f"{LOOPBACK}:{_free_port()}"
         configuration = self.home / "nats.conf"
         configuration.write_text(self._configuration(), encoding="utf-8")
         for old in self.home.glob("*.ports"):
@@ -146,7 +146,6 @@ class NatsServer:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return _CONFIGURATION.format(
             listen=_quoted(f"{host}:{self.port or -1}"),
-            watched=_quoted(self._watched_at),
             pid_file=_quoted(self.pid_file),
             home=_quoted(self.home),
             log=_quoted(self.home / "nats.log"),
@@ -168,8 +167,10 @@ class NatsServer:
                     self.home, f"the NATS server does not start: {self._last_words()}"
                 )
             for file in self.home.glob("*.ports"):
-                with contextlib.suppress(ValueError, KeyError, IndexError):  # it is being written
-                    address = json.loads(file.read_text(encoding="utf-8"))["nats"][0]
+                with contextlib.suppress(ValueError, KeyError):  # it is being written
+                    said = json.loads(file.read_text(encoding="utf-8"))
+                    address, *_ = said["nats"]  # of 0.0.0.0 it names each of the machine's
+                    (self._watched_at,) = said["monitoring"]
                     self.port = int(address.rpartition(":")[2])
                     return
             if time.monotonic() > deadline:
@@ -209,7 +210,7 @@ class NatsServer:
         everything else. One that does not answer is starting, or has ended.
         """
         try:
-            with _DIRECT.open(f"http://{self._watched_at}/healthz", timeout=HEALTH_SECONDS):
+            with _DIRECT.open(f"{self._watched_at}/healthz", timeout=HEALTH_SECONDS):
                 return False
         except HTTPError as error:
             with error:
@@ -265,13 +266,6 @@ def nats_program() -> str:
     if found is None:
         raise Refused(not_installed("nats-server", "hub"))
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def check_port(host: str, port: int) -> None:

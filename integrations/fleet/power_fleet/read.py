@@ -10,27 +10,33 @@ names the fleet's engine.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
 import functools
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from power_fleet import read_sql, sql
 from power_fleet.cached import Cached, Settling
 from power_fleet.codec import MAX_US
-from power_fleet.engine import Engine, EngineError, Row, Shard, named_parts
+from power_fleet.engine import Engine, EngineError
 from power_fleet.errors import Refused
 from power_fleet.fleet import Fleet
 from power_fleet.history import sums_by_hour
 from power_fleet.metrics import fleet_metrics
 from power_fleet.read_hub import count_messages, hub_urls, stream_of
+from power_fleet.read_places import (
+    Place,
+    find_place,
+    known_devices,
+    meters_of_owners,
+    not_found,
+    shard_of,
+)
 from power_fleet.read_sql import PLACES
-from power_fleet.records import added, device_of, event_of, hour_statistics, missing, reading_of
+from power_fleet.records import added, event_of, hour_statistics, reading_of
 from power_manager import (
     DAY_US,
     HOUR_US,
@@ -41,7 +47,6 @@ from power_manager import (
     InvalidValue,
     MeterSums,
     MeterType,
-    NotFound,
     PowerEvent,
     PowerMeter,
     PowerReading,
@@ -90,21 +95,6 @@ def _answering(
             return ask(source, *arguments, **options)
 
     return asked
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where the readings of a meter are."""
-
-    shard: Shard
-    device_id: str
-    meter_id: str
-
-    def select(self, question: str, **parameters: Any) -> list[Row]:
-        """The rows of an answer about the meter."""
-        return self.shard.select(
-            question, device_id=self.device_id, meter_id=self.meter_id, **parameters
-        )
 
 
 class FleetSource:
@@ -159,46 +149,37 @@ class FleetSource:
     @_answering
     def list_devices(self) -> list[DeviceRecord]:
         """Every device, by id; but for those that are retired."""
-        return self._devices(None)
+        return known_devices(self._engine, None)
 
     @_answering
     def devices_of(self, device_ids: Iterable[str]) -> list[DeviceRecord]:
         """Those of these devices that are known and not retired, by id."""
-        return self._devices(device_ids)
+        return known_devices(self._engine, device_ids)
 
     @_answering
     def get_device(self, device_id: str) -> DeviceRecord:
         """A device; one that is retired too, for its history stays. Raises NotFound."""
-        for device in self._devices([device_id], sql.EVERY):
+        for device in known_devices(self._engine, [device_id], sql.EVERY):
             return device
-        raise _not_found("device", device_id)
+        raise not_found("device", device_id)
 
     @_answering
     def list_meters(self, device_id: str | None = None) -> list[PowerMeter]:
         """The meters of a device, or all, in their present state, in order of adding.
 
-        None of an unknown device.
-
-        A meter that two devices have is the first one's: a stolen device must not take another's
-        place.
+        None of an unknown device. Of all, a meter that two devices have is the first one's.
         """
-        meters = self._fleet.latest(None if device_id is None else [device_id]).value
         if device_id is not None:
-            return meters
-        count = collections.Counter(meter.id for meter in meters)
-        doubted = [id_ for id_, devices in count.items() if devices > 1]
-        if not doubted:
-            return meters
-        owners = self._owners(doubted)
-        return [
-            meter for meter in meters if owners.get(meter.id, meter.device_id) == meter.device_id
-        ]
+            return self._fleet.latest([device_id]).value
+        return meters_of_owners(self._engine, self._fleet.latest().value)
 
     @_answering
     def meters_of(self, device_ids: Iterable[str]) -> dict[str, list[PowerMeter]]:
         """By device id, its meters; a device that is not known is left out."""
         ids = list(device_ids)
-        found: dict[str, list[PowerMeter]] = {one.id: [] for one in self._devices(ids)}
+        found: dict[str, list[PowerMeter]] = {
+            one.id: [] for one in known_devices(self._engine, ids)
+        }
         for meter in self._fleet.latest(ids).value:
             if meter.device_id in found:
                 found[meter.device_id].append(meter)
@@ -207,56 +188,11 @@ class FleetSource:
     @_answering
     def get_meter(self, meter_id: str) -> PowerMeter:
         """A meter in its present state. Raises NotFound."""
-        place = self._place(meter_id)
+        place = find_place(self._engine, meter_id)
         for meter in self._fleet.latest([place.device_id]).value:
             if meter.id == meter_id:
                 return meter
-        raise _not_found("meter", meter_id)
-
-    def _devices(
-        self, device_ids: Iterable[str] | None, which: str = sql.AT_WORK
-    ) -> list[DeviceRecord]:
-        """Those of these devices, or of all, that are known, by id; `which`: a condition."""
-        rows: list[Row] = []
-        if device_ids is None:
-            rows += self._engine.select(sql.devices(which))
-        else:
-            ids = [check_text("device_id", id_) for id_ in device_ids]
-            for part in named_parts(ids):
-                question = sql.devices(f"{sql.THESE} AND {which}")
-                rows += self._engine.select(question, devices=tuple(part))
-        rows.sort(key=lambda row: str(row["device_id"]))
-        return [device_of(row) for row in rows]
-
-    def _place(self, meter_id: str) -> _Place:
-        """Where a meter's readings are; one that was retired or replaced has a history still.
-
-        Raises NotFound.
-        """
-        id_ = check_text("meter_id", meter_id)
-        rows = self._engine.select(read_sql.PLACES_OF_METER, meter_id=id_)
-        device_ids = sorted(row["device_id"] for row in rows)
-        if not device_ids:
-            raise _not_found("meter", id_)
-        device_id = device_ids[0]
-        if len(device_ids) > 1:
-            device_id = self._owners([id_], device_ids).get(id_, device_id)
-        return _Place(self._shard_of(device_id), device_id, id_)
-
-    def _owners(
-        self, meter_ids: Sequence[str], device_ids: Collection[str] | None = None
-    ) -> dict[str, str]:
-        """By meter, the device that has named it first, of these devices or of all."""
-        first: dict[str, tuple[int, str]] = {}
-        for part in named_parts(meter_ids):
-            for row in self._engine.select(read_sql.CLAIMS, meters=tuple(part)):
-                if device_ids is None or row["device_id"] in device_ids:
-                    claim = (row["rank"], row["device_id"])
-                    first[row["meter_id"]] = max(first.get(row["meter_id"], (0, "")), claim)
-        return {meter_id: device_id for meter_id, (_, device_id) in first.items()}
-
-    def _shard_of(self, device_id: str) -> Shard:
-        return self._engine.shards[self._engine.shard_of(device_id)]
+        raise not_found("meter", meter_id)
 
     # --- Readings and statistics
 
@@ -267,7 +203,7 @@ class FleetSource:
         """Iterate over the readings from `since` on and before `until`, as PowerManager does."""
         start_us = 0 if since is None else to_microseconds(since, "since")
         end_us = MAX_US if until is None else to_microseconds(until, "until")
-        place = self._place(meter_id)
+        place = find_place(self._engine, meter_id)
         hours = place.shard.select(
             read_sql.HOURS_WITH_READINGS,
             device_id=place.device_id,
@@ -277,7 +213,7 @@ class FleetSource:
         return self._readings(place, [row["hour"] for row in hours], start_us, end_us)
 
     def _readings(
-        self, place: _Place, hours: list[int], start_us: int, end_us: int
+        self, place: Place, hours: list[int], start_us: int, end_us: int
     ) -> Iterator[PowerReading]:
         """The readings of a meter in these hours, asked for in pages of about the same size."""
         count = 1
@@ -304,7 +240,7 @@ class FleetSource:
         length = 1 if bucket == "hour" else 24  # hours
         span_us = check_duration("days", days, DAY_US, "days")
         first = max(self._now_us() - span_us, -1) // (HOUR_US * length) * length
-        place = self._place(meter_id)
+        place = find_place(self._engine, meter_id)
         hours = sums_by_hour(self._engine, self._now_us(), [place.device_id], max(first, 0), None)
         by_bucket: dict[int, list[MeterSums]] = {}
         for hour, sums in hours.get((place.device_id, place.meter_id), ()):
@@ -335,7 +271,7 @@ class FleetSource:
     @_answering
     def energy_totals(self, meter_id: str) -> EnergyTotals:
         """The energy of a meter since its first reading. Raises NotFound."""
-        place = self._place(meter_id)
+        place = find_place(self._engine, meter_id)
         hours = sums_by_hour(self._engine, self._now_us(), [place.device_id], 0, None)
         sums = added(sums for _, sums in hours.get((place.device_id, place.meter_id), ()))
         return EnergyTotals(place.meter_id, rounded(sums.energy_out_wh), rounded(sums.energy_in_wh))
@@ -347,7 +283,9 @@ class FleetSource:
         """The device's newest events, newest first. Raises NotFound."""
         count = check_count("limit", limit)
         id_ = self.get_device(device_id).id
-        rows = self._shard_of(id_).select(read_sql.NEWEST_EVENTS, device_id=id_, limit=count)
+        rows = shard_of(self._engine, id_).select(
+            read_sql.NEWEST_EVENTS, device_id=id_, limit=count
+        )
         return [event_of(row) for row in rows]
 
     @_answering
@@ -409,7 +347,7 @@ class FleetSource:
         if meter.type != MeterType.BATTERY or meter.updated_at is None:
             return meter
         last = to_microseconds(meter.updated_at)
-        place = _Place(self._shard_of(meter.device_id), meter.device_id, meter.id)
+        place = Place(shard_of(self._engine, meter.device_id), meter.device_id, meter.id)
         (row,) = place.select(read_sql.MEAN_WATTAGE, after=max(last - window_us, -1), last=last)
         if not row["powers"] or row["wattage"] is None or not math.isfinite(row["wattage"]):
             return meter
@@ -482,7 +420,7 @@ class FleetSource:
             }
             alarms.setdefault(row["device_id"], []).append(alarm)
         found = []
-        for device in self._devices(None):
+        for device in known_devices(self._engine, None):
             line = lines.get(device.id)
             seen = heard.get(device.id)
             found.append(
@@ -524,7 +462,3 @@ class FleetSource:
 
     def _now_us(self) -> int:
         return to_microseconds(self._clock(), "clock")
-
-
-def _not_found(kind: str, id_: str) -> NotFound:
-    return NotFound(missing(kind, id_), kind, id_)

@@ -22,6 +22,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from power_fleet import dead, deletions, schema, tables
+from power_fleet.backoff import Backoff
 from power_fleet.codec import MAX_US, Batch, Deletion, Event, Poison
 from power_fleet.complaints import Complaints
 from power_fleet.decoding import decode
@@ -29,14 +30,7 @@ from power_fleet.engine import Engine, Shard, at_once
 from power_fleet.intake import Intake, Message
 from power_fleet.life import highest_line
 from power_fleet.quota import Quota
-from power_fleet.stream import (
-    NATS_FAILURES,
-    Backoff,
-    Nats,
-    check_sequence,
-    check_server,
-    stored_until,
-)
+from power_fleet.stream import NATS_FAILURES, Nats, check_sequence, check_server, stored_until
 from power_fleet.subjects import device_of
 from power_manager import DAY_US, HOUR_US
 

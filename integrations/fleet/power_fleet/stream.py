@@ -1,17 +1,18 @@
-"""NATS: how to connect, the stream and its consumer, and how long to wait after a failure."""
+"""NATS: how to connect, and the stream and its consumer."""
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import json
 import logging
 import os
-import random
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -29,10 +30,9 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )  # fmt: skip
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServerError
 
-from power_fleet.errors import FleetError, WrongOptions
-from power_fleet.errors import Refused as Refused  # power_billing takes it from here
+from power_fleet.errors import FleetError, Refused, WrongOptions
 from power_fleet.keys import Key, read_key, warn_once
 from power_fleet.limits import DEVICE_MESSAGES
 from power_fleet.subjects import CONSUMER, STREAM, SUBJECT
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 ANY_INBOX = "_INBOX"
 CONNECT_SECONDS = 15.0  # for all of the servers together
+REFUSALS = 2  # of the login by each server, after which it is given up: one may be read again
+ASKED_SECONDS = 20.0  # that a server may take for a request of an operator's, or of a hub's start
 DUPLICATE_WINDOW = (
     120.0  # seconds in which the stream itself drops what is sent twice; the engine drops it always
 )
@@ -54,6 +56,8 @@ MESSAGE_BYTES = 1024 * 1024  # of one message: a server's own limit, unless it w
 EPOCH = 2**30
 LEAST_NATS = (2, 12)  # from here on a server refuses requests that it does not wholly understand
 _INVALID_JSON = 10025  # the server's number for a request with a field that it does not know
+_NO_STORE = 10049  # the server's number for a stream of which it cannot make the files
+REMOVED_SECONDS = 15.0  # that a server may take to remove the files of a deleted stream
 # What goes wrong with a server, or on the way to it, and may be over at the next attempt.
 NATS_FAILURES = (nats.errors.Error, OSError, asyncio.TimeoutError)
 _OTHER_NUMBERS = (ssl.SSLError, socket.gaierror)  # whose errno is not the system's
@@ -92,9 +96,26 @@ def _told(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _is_login_refused(complaints: Iterable[str]) -> bool:
-    """Whether NATS's client has said so; it raises something else, as it tries several times."""
-    return any("authorization violation" in complaint.lower() for complaint in complaints)
+def _refusals(complaints: Mapping[str, int]) -> int:
+    """How often NATS's client has said that a login is refused; it raises something else."""
+    return sum(
+        count for text, count in complaints.items() if "authorization violation" in text.lower()
+    )
+
+
+async def _unless(given_up: asyncio.Event, work: Coroutine[Any, Any, None], seconds: float) -> None:
+    """Do the work. Raises asyncio.TimeoutError where it is given up, or after so many seconds."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(given_up.wait())]
+    working, _ = tasks
+    try:
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise asyncio.TimeoutError
+        working.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass(frozen=True)
@@ -185,11 +206,14 @@ class Nats:
         if context is not None:
             options["tls"] = context
 
-        complaints: dict[str, None] = {}  # each once, in their order
+        complaints: collections.Counter[str] = collections.Counter()  # in their order
+        is_refused = asyncio.Event()
 
         async def log_error(error: Exception) -> None:
             text = _told(error)
-            complaints[text] = None
+            complaints[text] += 1
+            if _refusals(complaints) >= REFUSALS * len(self.servers):
+                is_refused.set()
             level = logging.DEBUG if text in self._said else logging.WARNING
             _log.log(level, "%s: %s", self.urls, text)
             self._said.add(text)
@@ -209,12 +233,12 @@ class Nats:
         try:
             # The client goes on for ever with a server that takes the connection and refuses the
             # login.
-            await asyncio.wait_for(attempt, CONNECT_SECONDS)
+            await _unless(is_refused, attempt, CONNECT_SECONDS)
         except BaseException as error:
             await connection.close()
             is_failure = isinstance(error, (asyncio.TimeoutError, nats.errors.Error))
             reasons = "; ".join(complaints) or "no answer"
-            if is_failure and _is_login_refused(complaints):
+            if is_failure and _refusals(complaints):
                 raise LoginRefused(self.urls, reasons) from error
             if isinstance(error, asyncio.TimeoutError):
                 raise TimeoutError(f"no connection in {CONNECT_SECONDS:g} s: {reasons}") from error
@@ -255,7 +279,9 @@ async def check_server(connection: Client) -> None:
         least = ".".join(map(str, LEAST_NATS))
         found = f"{version.major}.{version.minor}.{version.patch}"
         raise Refused(f"the NATS server is of version {found}: it has to be {least} or later")
-    answer = await connection.request("$JS.API.STREAM.NAMES", b'{"lax": true}', timeout=5)
+    answer = await connection.request(
+        "$JS.API.STREAM.NAMES", b'{"lax": true}', timeout=ASKED_SECONDS
+    )
     error = json.loads(answer.data).get("error", {})
     if not error:
         raise Refused(
@@ -348,7 +374,24 @@ async def put_stream(js: JetStreamContext, config: StreamConfig) -> None:
         present = (await js.stream_info(config.name or "")).config
         await js.update_stream(config, first_seq=present.first_seq)
     except NotFoundError:
-        await js.add_stream(config)
+        await _add_stream(js, config)
+
+
+async def _add_stream(js: JetStreamContext, config: StreamConfig) -> None:
+    """Make a stream.
+
+    A server answers a deletion before it has removed the stream's files, and until then makes no
+    other one of that name (seen with 2.15.1).
+    """
+    deadline = time.monotonic() + REMOVED_SECONDS
+    while True:
+        try:
+            await js.add_stream(config)
+            return
+        except ServerError as error:
+            if error.err_code != _NO_STORE or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.05)
 
 
 async def _make_room(js: JetStreamContext, first_sequence: int) -> None:
@@ -433,44 +476,3 @@ def seconds(timestamp: str) -> float:
     whole, _, fraction = timestamp.rstrip("Z").partition(".")
     moment = datetime.fromisoformat(f"{whole}.{fraction[:6]:0<6}+00:00")
     return moment.timestamp()
-
-
-class Backoff:
-    """Waiting after failures in a row.
-
-    Twice as long each time, up to a limit, and never the same for all.
-
-    A failure is said once, not again for as long as it lasts: an outage of weeks must not wear out
-    a device's flash.
-    """
-
-    def __init__(
-        self, first: float = 0.5, most: float = 60.0, chance: Callable[[], float] = random.random
-    ) -> None:
-        self._first, self._most, self._chance, self._failures = first, most, chance, 0
-        self._said = ""
-
-    def reset(self) -> None:
-        """It works again."""
-        if self._said:
-            _log.warning("it works again, after %d failures", self._failures)
-        self._failures, self._said = 0, ""
-
-    def next(self) -> float:
-        """Seconds to wait now, from half of the time to all of it."""
-        wait: float = min(self._most, self._first * 2 ** min(self._failures, 30))
-        self._failures += 1
-        return wait * (0.5 + self._chance() / 2)
-
-    async def wait(self, what: str, error: BaseException) -> None:
-        """Wait out one failure."""
-        seconds, text = self.next(), str(error) or type(error).__name__
-        _log.log(
-            logging.DEBUG if text == self._said else logging.WARNING,
-            "%s, again in %.1f s: %s",
-            what,
-            seconds,
-            text,
-        )
-        self._said = text
-        await asyncio.sleep(seconds)

@@ -27,8 +27,8 @@ from itertools import groupby
 from operator import attrgetter
 
 from power_fleet import tables
+from power_fleet.backoff import Backoff
 from power_fleet.engine import Engine, EngineError, Row, Shard, at_once, named_parts
-from power_fleet.stream import Backoff
 from power_manager import DAY_US, HOUR_US, SECOND_US, from_microseconds
 
 SILENT_SECONDS = 3600.0  # without a word, and a device is silent

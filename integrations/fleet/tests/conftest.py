@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # The tests run from a checkout, installed or not.
 FLEET = Path(__file__).resolve().parents[1]
@@ -25,6 +26,16 @@ from power_fleet import schema  # noqa: E402
 from power_fleet.engine import Engine  # noqa: E402
 from power_fleet.stream import Nats  # noqa: E402
 from servers import Server, Servers  # noqa: E402
+
+# The same examples each time, however long the machine takes for them.
+settings.register_profile(
+    "fleet",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("fleet")
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +88,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def nats(server: Server) -> Nats:
     """Where it is, with empty streams."""
+    if server.has_ended:  # a test that failed has left it so
+        server.start()
     nats = Nats(server.url)
     asyncio.run(streams(nats))
     return nats

@@ -124,7 +124,10 @@ def random_device(
             charge = 50.0
         rows.append((chance.choice(meters).id, volts, amperes, charge, min(at, NOW)))
     solar, ups = meters[1].id, meters[3].id
-    rows = [row if row[0] != solar or row[1] is None else (*row[:3], None, row[4]) for row in rows]
+    rows = [
+        (meter, volts, amperes, None if meter == solar and volts is not None else charge, at)
+        for meter, volts, amperes, charge, at in rows
+    ]
     chance.shuffle(rows)
     pm.log_many(rows)
     pm.update_meter(ups, charge_pct=None)

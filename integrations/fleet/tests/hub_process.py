@@ -19,12 +19,13 @@ from power_fleet.discovery import HUB_VARIABLE, Addresses, find_hub
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
 from power_fleet.stream import Nats
+from servers import SOON
 
 from power_manager import NotFound, PowerManager
 
 PATHS = [str(INTEGRATION), str(INTEGRATION.parent / "service"), str(INTEGRATION.parents[1])]
 # A hub ends within 2 seconds; what else the machine does may delay the test itself.
-GRACE_S = 15.0
+GRACE_S = 30.0
 ADDRESS_VARIABLES = ("POWER_FLEET_NATS", "POWER_FLEET_CLICKHOUSE", "POWER_MANAGER_DB")
 
 
@@ -84,6 +85,11 @@ class HubProcess:
         """The process of its NATS server."""
         return int((self.data / "nats" / "nats.pid").read_text())
 
+    @property
+    def nats_log(self) -> Path:
+        """What its NATS server says."""
+        return self.data / "nats" / "nats.log"
+
     def command(self, *arguments: str) -> list[str]:
         """The words of another command."""
         return [sys.executable, "-W", "error", "-m", "power_fleet", *arguments]
@@ -97,7 +103,7 @@ class HubProcess:
             text=True,
             check=False,
             cwd=self.data.parent,
-            timeout=60,
+            timeout=SOON,
         )
 
     def end(self, sig: signal.Signals = signal.SIGTERM) -> int:
@@ -105,7 +111,7 @@ class HubProcess:
         assert self.process is not None
         assert self.process.stdout is not None
         self.process.send_signal(sig)
-        code = self.process.wait(30)
+        code = self.process.wait(SOON)
         self.process.stdout.close()
         self.process = None
         return code

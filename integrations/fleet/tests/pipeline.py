@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 from nats.js.api import StreamInfo
-from nats.js.errors import ServerError
+from nats.js.errors import NotFoundError
+from power_fleet.backoff import Backoff
 from power_fleet.dead import make_dead_stream
 from power_fleet.engine import Engine
 from power_fleet.forwarder import forward
 from power_fleet.outbox import Outbox
 from power_fleet.quota import Quota
 from power_fleet.sink import Sink, Work
-from power_fleet.stream import Backoff, Nats, make_streams
+from power_fleet.stream import Nats, make_streams
 from power_fleet.subjects import DEAD_STREAM, STREAM
+from servers import SOON
 
 from power_manager import PowerManager
-
-SOON = 30.0
-_NO_STORE = 10049  # NATS's code for "error creating store for stream"
 
 
 async def until(check: Callable[[], object], seconds: float = SOON) -> None:
@@ -34,42 +33,21 @@ async def streams(nats: Nats, max_bytes: int = 10_000_000) -> None:
     """Make the streams anew."""
     connection = await nats.connect("test")
     try:
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         for name in (STREAM, DEAD_STREAM):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(NotFoundError):
                 await js.delete_stream(name)
-
-        async def make() -> None:
-            await make_streams(js, 1, max_bytes)
-            await make_dead_stream(js, 1, max_bytes // 10)
-
-        await until_made(make)
+        await make_streams(js, 1, max_bytes)
+        await make_dead_stream(js, 1, max_bytes // 10)
     finally:
         await connection.close()
-
-
-async def until_made(make: Callable[[], Awaitable[object]]) -> None:
-    """Make streams in place of deleted ones, as soon as the server can.
-
-    It answers a deletion before it has removed the stream's files, and until then makes no other
-    stream of that name.
-    """
-    async with asyncio.timeout(SOON):
-        while True:
-            try:
-                await make()
-                return
-            except ServerError as error:
-                if error.err_code != _NO_STORE:
-                    raise
-            await asyncio.sleep(0.05)
 
 
 async def info(nats: Nats, name: str = STREAM) -> StreamInfo:
     """What is in a stream."""
     connection = await nats.connect("test")
     try:
-        return await connection.jetstream().stream_info(name)
+        return await connection.jetstream(timeout=SOON).stream_info(name)
     finally:
         await connection.close()
 

@@ -14,7 +14,7 @@ from power_fleet.dead import LETTER_BYTES
 from power_fleet.engine import Engine
 from power_fleet.stream import Nats
 from power_fleet.subjects import STREAM
-from servers import Servers
+from servers import SOON, Servers
 
 GOOD = Batch("edge-1", 1, 0, [Reading("m", 1, 1.0, 1.0, 1.0)])
 
@@ -48,7 +48,7 @@ def buried(nats: Nats, engine: Engine, *wrong: tuple[str, bytes]) -> None:
     async def run() -> None:
         connection = await nats.connect("test")
         for device_id, data in wrong:
-            await connection.jetstream().publish(
+            await connection.jetstream(timeout=SOON).publish(
                 f"power.fleet.{device_id}", data, stream=STREAM, headers={"From": "test"}
             )
         async with running_sink(engine, nats):

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 from pathlib import Path
 
 import pytest
-from power_fleet.discovery import HUB_VARIABLE, Addresses, NotRunning, announced, find_hub, locked
+from power_fleet.discovery import (
+    HUB_VARIABLE,
+    Addresses,
+    NotRunning,
+    announced,
+    find_hub,
+    is_running,
+    locked,
+)
 
 from power_manager import StorageError
 
@@ -69,6 +78,26 @@ def test_a_hub_that_starts_is_waited_for(tmp_path: Path) -> None:
         (tmp_path / "hub.json").unlink()
         with pytest.raises(NotRunning, match="is not ready after 60 s"):
             find_hub(environ, wait=lambda _: None)
+
+
+def test_a_command_that_looks_for_a_hub_keeps_none_from_starting(tmp_path: Path) -> None:
+    """It shares the lock for a moment, which is waited for; another hub is refused at once."""
+    waits: list[float] = []
+    with locked(tmp_path):
+        pass
+    with (tmp_path / "lock").open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+
+        def wait(seconds: float) -> None:
+            waits.append(seconds)
+            fcntl.flock(looking, fcntl.LOCK_UN)
+
+        with locked(tmp_path, wait):
+            assert is_running(tmp_path)
+            with pytest.raises(StorageError, match="another hub"), locked(tmp_path, wait):
+                pass
+    assert len(waits) == 1
+    assert not is_running(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"nats": 1}', "\x00"])

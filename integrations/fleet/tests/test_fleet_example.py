@@ -31,7 +31,7 @@ from power_fleet.keys import make_key, write_key
 from power_fleet.outbox import Outbox
 from power_fleet.stream import Nats
 from power_fleet.subjects import STREAM
-from servers import Server, Servers, eventually, free_ports, program
+from servers import SOON, Server, Servers, eventually, free_ports, program, told_to_reread
 
 from power_manager import PowerManager
 
@@ -111,14 +111,14 @@ def test_a_cluster_outlives_one_of_its_servers(
     write_key(tmp_path / "device.key", key, "edge-001")
     enroll(secrets / "users/devices.conf", ["edge-001"], key.public)
     for server in cluster:
-        subprocess.run(
-            [program("nats-server"), "--signal", f"reload={server.home / 'pid'}"], check=True
-        )
+        reload = [program("nats-server"), "--signal", f"reload={server.home / 'pid'}"]
+        with told_to_reread(server.home / "output"):
+            subprocess.run(reload, check=True)
 
     async def work() -> int:
         await set_up_streams(operator, 3, 10_000_000)
         connection = await operator.connect("test")
-        js = connection.jetstream(timeout=10)
+        js = connection.jetstream(timeout=SOON)
         info = await js.stream_info(STREAM)
         assert info.cluster is not None
         leader = info.cluster.leader
@@ -134,11 +134,11 @@ def test_a_cluster_outlives_one_of_its_servers(
                     cluster[int(str(leader)[-1]) - 1].kill()
         await connection.close()
         again = await operator.connect("test")
-        messages = (await again.jetstream(timeout=10).stream_info(STREAM)).state.messages
+        messages = (await again.jetstream(timeout=SOON).stream_info(STREAM)).state.messages
         await again.close()
         return messages
 
-    assert asyncio.run(asyncio.wait_for(work(), 60)) >= 2
+    assert asyncio.run(asyncio.wait_for(work(), 2 * SOON)) >= 2
 
 
 def test_a_server_without_a_certificate_cannot_join(
@@ -170,7 +170,7 @@ def test_a_server_without_a_certificate_cannot_join(
 
 def route_names(place: str) -> set[str]:
     """The servers that a server is connected with, by its monitoring port."""
-    with build_opener(ProxyHandler({})).open(f"http://{place}/routez", timeout=5) as answer:
+    with build_opener(ProxyHandler({})).open(f"http://{place}/routez", timeout=SOON) as answer:
         return {route["remote_name"] for route in json.load(answer)["routes"]}
 
 
@@ -315,7 +315,7 @@ def status(secrets: Path, url: str, authority: str = "ca.pem") -> int:
     context.verify_flags |= ssl.VERIFY_X509_STRICT  # as from Python 3.13 on
     try:
         handlers = (ProxyHandler({}), HTTPSHandler(context=context))
-        with build_opener(*handlers).open(url, timeout=5) as answer:
+        with build_opener(*handlers).open(url, timeout=SOON) as answer:
             return int(answer.status)
     except HTTPError as error:
         return error.code
@@ -352,7 +352,7 @@ def ask(url: str, sql: str, **settings: str) -> str:
     who = base64.b64encode(f"{parts.username or ''}:{parts.password or ''}".encode()).decode()
     request = Request(place, sql.encode(), {"Authorization": f"Basic {who}"})
     handlers = (ProxyHandler({}), HTTPSHandler(context=ssl.create_default_context()))
-    with build_opener(*handlers).open(request, timeout=30) as answer:
+    with build_opener(*handlers).open(request, timeout=SOON) as answer:
         return str(answer.read().decode().strip())
 
 

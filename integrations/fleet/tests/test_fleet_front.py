@@ -18,14 +18,14 @@ from hub_process import HubProcess, device
 from power_fleet import front
 from power_fleet.engine import Engine
 from power_fleet.fleet import Fleet
-from servers import eventually
+from servers import SOON, eventually
 
 
 def post(url: str, body: bytes, **headers: str) -> tuple[int, bytes]:
     """Status and body of an answer to a POST."""
     request = urllib.request.Request(url, body, headers)
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=SOON) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -71,7 +71,7 @@ def test_a_wrong_password_gets_nothing(one_hub: HubProcess) -> None:
                     {"Authorization": "Basic Zmxl"},
                     {"Authorization": "Basic ZmxlZXQ6Z3Vlc3M="}):  # fmt: skip
         assert post(url, b"SELECT 1", **headers)[0] == 403
-    with urllib.request.urlopen(f"{url}/ping", timeout=20) as answer:
+    with urllib.request.urlopen(f"{url}/ping", timeout=SOON) as answer:
         assert answer.read() == b"Ok.\n"
 
 
@@ -139,13 +139,24 @@ def test_an_insert_that_fails_at_its_end_is_said_to_have(
 
 
 def test_questions_are_answered_side_by_side(ask: Callable[..., tuple[int, bytes]]) -> None:
-    """A short one sees the long one at work."""
-    long = "SELECT count() FROM numbers(2) WHERE sleepEachRow(1) = 0"
-    thread = threading.Thread(target=ask, args=(long.encode(),))
+    """A short one sees the long one at work, which is asked until it is seen."""
+    long = b"SELECT count() FROM numbers(2) WHERE sleepEachRow(1) = 0"
+    seen = (
+        b"SELECT count() FROM system.processes WHERE query LIKE 'SELECT count() FROM numbers(2)%'"
+    )
+    is_seen = threading.Event()
+
+    def ask_long() -> None:
+        while not is_seen.is_set():
+            ask(long)
+
+    thread = threading.Thread(target=ask_long)
     thread.start()
-    seen = f"SELECT count() FROM system.processes WHERE query LIKE '{long[:30]}%'"
-    eventually(lambda: ask(seen.encode()) == (200, b"1\n"), 10)
-    thread.join()
+    try:
+        eventually(lambda: ask(seen) == (200, b"1\n"))
+    finally:
+        is_seen.set()
+        thread.join()
 
 
 def test_the_answers_of_a_hub_are_those_of_the_engine(one_hub: HubProcess, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from power_fleet.errors import FleetError, Refused
 from power_fleet.fleet import Fleet
 from power_fleet.stream import Nats
 from power_fleet.subjects import STREAM
-from servers import eventually
+from servers import SOON, eventually
 
 # --- Pages
 
@@ -32,7 +32,7 @@ def get(url: str, token: str = "") -> tuple[int, bytes]:
     if token:
         request.add_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=SOON) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -184,7 +184,7 @@ def test_what_is_not_stored_yet_is_waited_for(nats: Nats) -> None:
 
     async def work() -> None:
         connection = await nats.connect("test")
-        js = connection.jetstream()
+        js = connection.jetstream(timeout=SOON)
         await js.publish("power.fleet.demo-x", b"another's", stream=STREAM)
         await demo_removal.await_stored(nats, 0.5)
         await js.publish("power.fleet.demo-0001", b"one", stream=STREAM)

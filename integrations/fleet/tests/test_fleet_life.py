@@ -32,7 +32,7 @@ from power_fleet.outbox import Outbox
 from power_fleet.sink import rows_of, store
 from power_fleet.stream import Nats, make_streams
 from power_fleet.watch import look
-from servers import Servers
+from servers import SOON, Servers
 
 from power_manager import NotFound, PowerManager, PowerManagerError
 
@@ -296,7 +296,7 @@ def test_the_commands(
 
         async def streams() -> int:
             connection = await source.connect("test")
-            await make_streams(connection.jetstream(), 1, 10**6, first_sequence=10**6)
+            await make_streams(connection.jetstream(timeout=SOON), 1, 10**6, first_sequence=10**6)
             await connection.close()
             return await last_sequence(source)
 

@@ -18,17 +18,7 @@ import pytest
 from chaos_common import compare
 from fleet_harness import INTEGRATION, NOW, Clock, emptied, queried, random_device
 from nats.js import JetStreamContext
-from pipeline import (
-    drained,
-    info,
-    messages,
-    quick,
-    running_sink,
-    send,
-    streams,
-    until,
-    until_made,
-)
+from pipeline import drained, info, messages, quick, running_sink, send, streams, until
 from power_fleet.aside import MOST_SECONDS, Aside
 from power_fleet.dead import set_up_streams
 from power_fleet.engine import Engine
@@ -40,7 +30,7 @@ from power_fleet.outbox import Outbox
 from power_fleet.sink import Sink
 from power_fleet.stream import EPOCH, Nats, is_other_stream, make_streams, next_sequence
 from power_fleet.subjects import STREAM
-from servers import Servers
+from servers import SOON, Servers
 
 from power_manager import PowerManager, PowerMeter
 
@@ -81,7 +71,7 @@ async def jetstream(nats: Nats) -> AsyncIterator[JetStreamContext]:
     """A connection of a test's own."""
     connection = await nats.connect("test")
     try:
-        yield connection.jetstream()
+        yield connection.jetstream(timeout=SOON)
     finally:
         await connection.close()
 
@@ -90,7 +80,7 @@ async def made_anew(nats: Nats, first_sequence: int = 1) -> None:
     """Somebody has lost the stream, and makes another one."""
     async with jetstream(nats) as js:
         await js.delete_stream(STREAM)
-        await until_made(lambda: make_streams(js, 1, 10_000_000, first_sequence=first_sequence))
+        await make_streams(js, 1, 10_000_000, first_sequence=first_sequence)
 
 
 def test_the_lines_of_a_device_are_known(pm: PowerManager, nats: Nats, engine: Engine) -> None:
@@ -150,7 +140,7 @@ def test_a_sink_refuses_a_stream_that_has_not_come_as_far_as_the_engine(
             await drained(nats)
         await made_anew(nats)
         with pytest.raises(Refused, match=rf"made again; run .* --first-sequence {EPOCH},"):
-            await asyncio.wait_for(Sink(engine, nats, quick()).run(), 30)
+            await asyncio.wait_for(Sink(engine, nats, quick()).run(), SOON)
         async with jetstream(nats) as js:
             await make_streams(js, 1, 10_000_000, first_sequence=EPOCH)
         await send(pm, nats)
@@ -240,10 +230,10 @@ def test_a_file_that_is_replaced_under_its_forwarder_is_right_at_once(
     )  # its clock was a year ahead
 
     def voltage() -> object:
-        rows = queried(
-            engine, "SELECT voltage FROM power_meters FINAL WHERE meter_id = %(m)s", m=meter
+        rows = engine.select(
+            "SELECT voltage FROM power_meters FINAL WHERE meter_id = %(m)s", m=meter
         )
-        return rows[0][0] if rows else None
+        return next((row["voltage"] for row in rows), None)
 
     async def run() -> None:
         path = Path(pm.db_path)
@@ -287,6 +277,7 @@ def test_a_device_that_is_refused_does_not_hold_up_the_others_of_its_file(
         await until(lambda: {row.meter_id for row in pm.pending_readings()} == {full.id})
         async with running_sink(engine, nats):
             await until(lambda: pm.pending_readings() == [])
+            await until(lambda: "it is sent again" in caplog.text)
             await drained(nats)
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
@@ -332,7 +323,7 @@ def test_a_device_that_is_refused_waits_longer_each_time() -> None:
 def test_a_backfill_holds_up_nothing_that_is_live() -> None:
     """The program that measures it, with a small one; how old is too old depends on the machine."""
     command = [sys.executable, str(INTEGRATION / "chaos" / "backfill.py")]
-    options = ["--readings", "20000", "--steady", "3", "--most", "30"]
+    options = ["--readings", "20000", "--steady", "3", "--most", f"{SOON:g}"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "one late reading of 20000: 1 message\n" in done.stdout

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet_harness import Clock, emptied, queried, random_device
+from fleet_harness import Clock, emptied, random_device
 from hub_process import running_hub
 from pipeline import drained, quick, running_sink, until
 from power_fleet import cli, metrics, tables, watch
@@ -23,7 +23,7 @@ from power_fleet.stream import Nats
 from power_fleet.subjects import STREAM, SUBJECT
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from servers import eventually, free_ports
+from servers import SOON, eventually
 
 from power_manager import PowerManager, StorageError
 
@@ -61,7 +61,7 @@ async def publish(nats: Nats, device_id: str, messages: list[bytes]) -> None:
     """Put messages of a device into the stream."""
     connection = await nats.connect("test")
     for data in messages:
-        await connection.jetstream().publish(
+        await connection.jetstream(timeout=SOON).publish(
             SUBJECT + device_id, data, stream=STREAM, headers={"From": "test"}
         )
     await connection.close()
@@ -75,11 +75,13 @@ def test_a_sink_says_what_it_has_done(nats: Nats, engine: Engine) -> None:
     ]
     work = Work()
 
+    quota = Quota(messages=3, size=1e9, clock=Clock())  # no share grows, however long this takes
+
     async def run() -> None:
         await publish(nats, "edge-0", [b"first"])
         await publish(nats, "edge-1", good)
         await publish(nats, "edge-2", [b"garbage"] * 3)
-        async with running_sink(engine, nats, Quota(messages=3, size=1e9), work=work):
+        async with running_sink(engine, nats, quota, work=work):
             await drained(nats)
             await publish(nats, "edge-1", good[:1])
             await until(lambda: work.postponed)
@@ -127,7 +129,7 @@ def test_stream_and_engine_are_shown(
         await publish(nats, "edge-2", [b"garbage"])
         async with running_sink(engine, nats):
             await drained(nats)
-            await until(lambda: queried(engine, "SELECT max(fresh) FROM power_fresh")[0][0])
+            await until(lambda: engine.select("SELECT 1 FROM power_fresh WHERE fresh > 0"))
         await publish(nats, "edge-2", [b"garbage"] * 2)
 
     asyncio.run(run())
@@ -151,14 +153,12 @@ def test_what_does_not_answer_is_said_to_be_down(
     engine: Engine, new_urls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And nothing is made up about it; the command fails, with what does answer printed."""
-    (port,) = free_ports(1)
-    nowhere = f"nats://127.0.0.1:{port}"
-    assert cli.main(["metrics", "--nats", nowhere, "--clickhouse", new_urls[0]]) == 1
+    assert cli.main(["metrics", "--nats", "nats://127.0.0.1:9", "--clickhouse", new_urls[0]]) == 1
     found = values(capsys.readouterr().out)
     assert found["stream_up"] == 0
     assert "stream_messages" not in found
     assert found["engine_up"] == 1
-    text = asyncio.run(fleet_metrics(Engine([f"http://127.0.0.1:{port}"]))).decode()
+    text = asyncio.run(fleet_metrics(Engine(["http://127.0.0.1:9"]))).decode()
     assert values(text) == {"engine_up": 0}
 
 
@@ -255,7 +255,8 @@ def test_forward_and_close_write_files(
 def test_a_hub_writes_a_file(tmp_path: Path) -> None:
     """What its sink and its closing of hours do."""
     path = tmp_path / "hub.prom"
-    with running_hub(tmp_path / "fleet", "--metrics-file", str(path)):
+    options = ("--nats-port", "0", "--no-service", "--metrics-file", str(path))
+    with running_hub(tmp_path / "fleet", *options):
         eventually(path.exists)
     found = values(path.read_text())
     assert found["sink_failures_total"] == 0

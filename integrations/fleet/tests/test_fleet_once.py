@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 
 import pytest
@@ -120,26 +121,44 @@ def test_once_ends_where_the_stream_is_full(db: Path, nats: Nats, most_bytes: in
     assert (waiting(db) < 3000) == (most_bytes > 1)
 
 
-def test_once_goes_on_as_long_as_something_is_acknowledged(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+class Leaping(selectors.DefaultSelector):
+    """Time for an event loop without input: it leaps to what is due next, and does not pass."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Nothing comes; the time of waiting is over at once."""
+        assert timeout is not None, "it would wait for ever"
+        self.now += timeout
+        return super().select(0)
+
+
+def run_leaping(work: Callable[[Sent], Coroutine[None, None, None]]) -> float:
+    """Do the work as forwarding once does; return how many seconds it took, none of them real."""
+    time = Leaping()
+    loop = asyncio.SelectorEventLoop(time)
+    loop.time = lambda: time.now  # type: ignore[method-assign]
+    sent = Sent(clock=loop.time)
+    with contextlib.closing(loop):
+        loop.run_until_complete(forwarder._while_it_moves(work(sent), TO_NOBODY, sent))
+    return time.now
+
+
+def test_once_goes_on_as_long_as_something_is_acknowledged() -> None:
     """However long it takes in all; the limit is of the time without any progress."""
-    monkeypatch.setattr(forwarder, "ONCE_SECONDS", 0.2)
-    sent = Sent()
 
-    async def steps(count: int) -> None:
-        for _ in range(count):
-            await asyncio.sleep(0.1)
-            sent.moved_at = time.monotonic()
+    async def steps(sent: Sent) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0.9 * ONCE_SECONDS)
+            sent.moved_at = sent.clock()
 
-    asyncio.run(forwarder._while_it_moves(steps(5), TO_NOBODY, sent))
+    async def stands_still(sent: Sent) -> None:
+        await steps(sent)
+        await asyncio.sleep(1.1 * ONCE_SECONDS)
 
-    async def stands_still() -> None:
-        await steps(1)
-        await asyncio.Event().wait()
-
+    assert run_leaping(steps) == pytest.approx(4.5 * ONCE_SECONDS)
     with pytest.raises(GaveUp, match=r"^nats://127.0.0.1:9: .*: no answer$"):
-        asyncio.run(forwarder._while_it_moves(stands_still(), TO_NOBODY, sent))
+        run_leaping(stands_still)
 
 
 def test_once_ends_as_its_work_does() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import socket
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from power_service.app import create_app
 from power_service.server import make_server
 from power_service.settings import Refused, Settings
 from power_service.tokens import Scope, TokenFile
+from servers import SOON
 from starlette.testclient import TestClient
 from websockets.sync.client import connect
 
@@ -350,7 +352,7 @@ def stream_url(pair: Pair, new_urls: list[str], tmp_path: Path) -> Iterator[str]
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        yield f"{listening.get(timeout=20)}v1/stream".replace("http", "ws")
+        yield f"{listening.get(timeout=SOON)}v1/stream".replace("http", "ws")
     finally:
         server.should_exit = True
         thread.join()
@@ -367,7 +369,7 @@ class TestStream:
         every = pair.fleet.get("/v1/events?limit=1000", headers=headers).json()["events"]
         after = every[-21]["sequence"]
         url = f"{stream_url}?after={after}&file_id=fleet"
-        with connect(url, additional_headers=headers, proxy=None) as stream:
+        with connect(url, additional_headers=headers, proxy=None, open_timeout=SOON) as stream:
             hello = json.loads(stream.recv())
             assert (hello["type"], hello["file_id"], hello["recovered"]) == ("hello", "fleet", True)
             found = [json.loads(stream.recv()) for _ in range(20 + 4)]
@@ -406,14 +408,17 @@ def test_a_hub_that_was_started_anew_is_found(
         assert b"power_fleet_stream_up 1.0" in source.metrics_text()
         before = hub.addresses.clickhouse
         hub.end()
-        with pytest.raises(StorageError, match="engine"):
-            source.list_devices()
-        assert count_messages(stream_of([before])) == (None, None)
-        hub.start()
-        assert hub.addresses.clickhouse != before
-        with contextlib.suppress(StorageError):  # the first question learns where it is now
-            source.list_devices()
-        assert source.list_devices() == []
+        with socket.socket() as old:  # its port stays taken, and nobody listens there
+            old.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            old.bind(("127.0.0.1", int(before.rpartition(":")[2])))
+            with pytest.raises(StorageError, match="engine"):
+                source.list_devices()
+            assert count_messages(stream_of([before])) == (None, None)
+            hub.start()
+            assert hub.addresses.clickhouse != before
+            with contextlib.suppress(StorageError):  # the first question learns where it is now
+                source.list_devices()
+            assert source.list_devices() == []
 
 
 class TestStart:

@@ -196,22 +196,21 @@ def test_a_late_row_is_taken_by_the_latest_deletion_over_it(seed: int) -> None:
         for since, span in [(chance.randrange(100), chance.randrange(100))]
     ]
     known.reverse()
-    rows = [
-        ("a", meter, at, 1.0, None, 2.0, 1, chance.randrange(30), 0)
-        for meter in "mn"
-        for at in range(100)
-    ]
-    gone = deletions._gone("power_readings", tables.READINGS, rows, {"a": known})
+    rows = []
     expected = []
-    for row in rows:
-        over = [
-            d.revision
-            for d in known
-            if d.revision > row[7]
-            and (d.kind == "device" or d.meter_id == row[1])
-            and d.since <= row[2] < d.until
-        ]
-        if over:
-            expected.append(["a", row[1], row[2], None, None, None, 1, max(over), 1])
+    for meter in "mn":
+        for at in range(100):
+            generation = chance.randrange(30)
+            rows.append(("a", meter, at, 1.0, None, 2.0, 1, generation, 0))
+            over = [
+                d.revision
+                for d in known
+                if d.revision > generation
+                and (d.kind == "device" or d.meter_id == meter)
+                and d.since <= at < d.until
+            ]
+            if over:
+                expected.append(["a", meter, at, None, None, None, 1, max(over), 1])
+    gone = deletions._gone("power_readings", tables.READINGS, rows, {"a": known})
     assert gone == expected
     assert deletions._gone("power_readings", tables.READINGS, rows, {"b": known}) == []

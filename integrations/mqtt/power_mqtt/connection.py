@@ -90,6 +90,7 @@ class Connection:
         self._thread = threading.Thread(target=self._run, name="power-mqtt", daemon=True)
         self._said: dict[str, float] = {}  # problems that were logged, and when
         self._short_lives = 0  # connections in a row that were lost soon after the greeting
+        self._refused: dict[str, str] = {}  # filters that the broker refused last, and why
 
     def __enter__(self) -> Connection:
         self._thread.start()
@@ -199,6 +200,17 @@ class Connection:
         """Log that the broker is there, unless it comes and goes all the time."""
         if self._short_lives < _SHORT_LIVES:
             _log.info("%s: connected, MQTT %s", self._broker.url, protocol)
+
+    def _say_answer(self, name: str, refusal: str) -> None:
+        """Log what the broker says to a filter; the same refusal once."""
+        if refusal:
+            if self._refused.get(name) != refusal:
+                _log.error("%s: cannot subscribe to %s: %s", self._broker.url, name, refusal)
+            self._refused[name] = refusal
+            return
+        self._refused.pop(name, None)
+        if self._says_what_it_hears and self._short_lives < _SHORT_LIVES:
+            _log.info("%s: listening to %s", self._broker.url, name)
 
 
 class _Session:
@@ -386,12 +398,7 @@ class _Session:
         self, client: paho.Client, userdata: object, mid: int, reason_codes: Any, properties: Any
     ) -> None:
         for name, reason_code in zip(self._filters, reason_codes):
-            if reason_code.is_failure:
-                _log.error(
-                    "%s: cannot subscribe to %s: %s", self._owner._broker.url, name, reason_code
-                )
-            elif self._owner._says_what_it_hears:
-                _log.info("%s: listening to %s", self._owner._broker.url, name)
+            self._owner._say_answer(name, str(reason_code) if reason_code.is_failure else "")
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
         try:

@@ -195,6 +195,16 @@ def read_message(device_id: str, payload: bytes | str) -> Published | None:
     return Published(file_id, revision, energies, time_ if isinstance(time_, str) else _END)
 
 
+def counted_lines(pm: PowerManager) -> set[str]:
+    """The file_ids under which this file's counters were published. Raises StorageError."""
+    with pm.connection() as conn:
+        (is_there,) = conn.execute(_PRESENT_SQL).fetchone()
+        if not is_there:
+            return set()
+        sql = "SELECT DISTINCT file_id FROM mqtt_counter_lines"
+        return {file_id for (file_id,) in conn.execute(sql)}
+
+
 def _is_energy(value: Any) -> bool:
     if type(value) not in (int, float):
         return False

@@ -19,6 +19,8 @@ from power_manager import (
 from power_mqtt.joining import Joiner, Message, Reading
 from power_mqtt.mapping import Entry, Map, NoMeaning, Source
 from power_mqtt.notices import Arrived, Receipt
+from power_mqtt.payloads import WITH_CHARGE
+from power_mqtt.place import Place
 
 MOST_METERS = 1000  # whoever may publish could fill the file with invented meters
 MOST_WAITING = 50_000  # readings that are kept while the file cannot be written
@@ -50,6 +52,7 @@ class Intake:
         self._maps = maps
         self._joiner = Joiner(maps)
         self._acknowledge = acknowledge
+        self._place = Place(pm.db_path)
         self._most_meters = most_meters
         self._meter_ids: dict[tuple[str, str, str], str] = {}
         self._readings: list[Reading] = []
@@ -88,7 +91,7 @@ class Intake:
         problems = []
         for entry in entries:
             try:
-                measured = entry.measure(arrived.topic, arrived.payload)
+                measured = entry.measure(arrived.topic, arrived.payload, wall_us)
             except NoMeaning as error:
                 problems.append(str(error))
                 continue
@@ -97,6 +100,8 @@ class Intake:
             if arrived.is_retained and measured.at_us is None:
                 self.counts["retained"] += 1  # its age is unknown
                 continue
+            for why in measured.left_out:
+                self._leave_out("not plausible", arrived.topic, why)
             for reading in self._joiner.add(measured, message, now_s, wall_us):
                 self._keep(reading, now_s)
         if problems:
@@ -173,6 +178,8 @@ class Intake:
                 count = self._store(readings, refused)
             self._readings = []
             self.counts["stored"] += count
+            # Of the same meter and time as another: it came twice, or says something else.
+            self.counts["of a time that is there"] += len(readings) - count - len(refused)
             for reading, why in refused:
                 self._leave_out("refused", shown_source(reading.source), why)
             self._finish(readings)
@@ -181,6 +188,10 @@ class Intake:
             message.is_settled = True
             if message.receipt is not None:
                 self._acknowledge(message.receipt)
+
+    def check_file(self) -> None:
+        """Raise MqttError if another file has taken the place of the one that is open."""
+        self._place.check()
 
     def _finish(self, readings: Iterable[Reading]) -> None:
         for reading in readings:
@@ -260,8 +271,14 @@ class Intake:
         except NotFound:
             self._pm.register_device(source.device_id, source.device_name)
             _log.info("new device: %s", printable(source.device_id))
+        # Unknown until a message says it; other types have none.
+        charge_pct = None if source.type in WITH_CHARGE else 100.0
         meter = self._pm.add_meter(
-            source.device_id, source.type, capacity_wh=source.capacity_wh, name=source.name
+            source.device_id,
+            source.type,
+            capacity_wh=source.capacity_wh,
+            name=source.name,
+            charge_pct=charge_pct,
         )
         _log.info("new meter: %s", shown_source(source))
         return meter.id

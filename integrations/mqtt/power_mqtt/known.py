@@ -121,6 +121,16 @@ class KnownTopics:
             del self.owners[topic]
             self.cleared[topic] = Cleared(owner, file_id)
 
+    def forget(self, topics: Iterable[str]) -> None:
+        """Note that what topics hold is no longer ours."""
+        keys = [(self._bridge, topic) for topic in topics if topic in self.owners]
+        if not keys:
+            return
+        with self._pm.connection() as connection:
+            connection.executemany("DELETE FROM mqtt_topics WHERE bridge = ? AND topic = ?", keys)
+        for _, topic in keys:
+            del self.owners[topic]
+
     def _forget_cleared(self, connection: sqlite3.Connection, topics: Iterable[str]) -> None:
         keys = [(self._bridge, topic) for topic in topics]
         connection.executemany("DELETE FROM mqtt_cleared WHERE bridge = ? AND topic = ?", keys)

@@ -11,13 +11,15 @@ import json
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import tzinfo
+from datetime import timezone, tzinfo
 from pathlib import Path
 from typing import Any
 
 from power_manager import (
+    SECOND_US,
     InvalidValue,
     MeterType,
     check_text,
@@ -25,7 +27,9 @@ from power_manager import (
     parse_duration,
     parse_time,
     parse_zone,
+    plausible_charge,
     printable,
+    shown_time,
     to_microseconds,
 )
 from power_mqtt.errors import MqttError
@@ -35,6 +39,11 @@ FIELDS = ("voltage", "current", "power", "charge")
 DEFAULT_JOIN_S = 2.0
 DEFAULT_MAX_AGE_S = 60.0
 MOST_PAYLOAD = 65_536  # bytes: what is longer is no measured value
+# A payload's time that is further ahead, or earlier, is of a clock that is wrong. A reading of the
+# future would be the meter's present state until then.
+_MOST_AHEAD_US = 300 * SECOND_US
+_EARLIEST_US = to_microseconds("2000-01-01T00:00Z")
+_EARLIEST_NOW_US = to_microseconds("2026-01-01T00:00Z")  # before, this machine is wrong itself
 
 _UNITS = {
     "voltage": {"V": 1.0, "mV": 1e-3, "kV": 1e3},
@@ -82,12 +91,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a message says of a meter, in V, A, W and %; None in `values`: it says "unknown"."""
+    """What a message says of a meter, in V, A, W and %; None in `values`: it says "unknown".
+
+    left_out: what is not plausible, and why: a value, which is then None, or the time.
+    """
 
     source: Source
     values: Mapping[str, float | None]
     at_us: int | None  # None: it has no time
     entry: Entry
+    left_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +136,11 @@ class Entry:
         found = self.pattern.fullmatch(topic)
         return None if found is None else found.groupdict()
 
-    def measure(self, topic: str, payload: bytes) -> Measured | None:
-        """What a message says; None if it is not for this entry. Raises NoMeaning."""
+    def measure(self, topic: str, payload: bytes, now_us: int | None = None) -> Measured | None:
+        """What a message says; None if it is not for this entry. Raises NoMeaning.
+
+        now_us: the time of its arrival, by which its own time is checked; None: it is not.
+        """
         parts = self.parts(topic)
         if parts is None:
             return None
@@ -140,8 +156,18 @@ class Entry:
                 values[name] = _scaled(name, found, value.factor)
         if not values:
             raise NoMeaning("it has none of the map's values")
+        left_out = []
+        charge_pct = values.get("charge")
+        if charge_pct is not None:
+            values["charge"] = plausible_charge(charge_pct)
+            if values["charge"] is None:
+                left_out.append(f"charge: expected 0 to 110 %, got {charge_pct:g}")
         at_us = None if self.time is None else self._time(document)
-        return Measured(self._source(parts), values, at_us, self)
+        if at_us is not None and now_us is not None and not _is_plausible_time(at_us, now_us):
+            shown = shown_time(at_us, timezone.utc)
+            left_out.append(f"time: {shown} UTC: a clock that is wrong; that of arrival is taken")
+            at_us = None
+        return Measured(self._source(parts), values, at_us, self, left_out)
 
     def _source(self, parts: Mapping[str, str]) -> Source:
         device_id = _filled(self.device, parts)
@@ -429,9 +455,18 @@ def _document(payload: bytes, is_json: bool) -> Any:
     if not is_json:
         return text
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError):
         raise NoMeaning("it is not JSON") from None
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises NoMeaning if it has a name twice, and nobody knows which is meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise NoMeaning(f"it has the name {printable(twice)[:60]!r} twice")
+    return found
 
 
 def _look_up(document: Any, path: Path_, missing: Any = None) -> Any:
@@ -456,6 +491,12 @@ def _scaled(name: str, found: Any, factor: float) -> float | None:
             return None
         raise NoMeaning(f"{name}: no number: {printable(str(found))[:60]}")
     return number * factor
+
+
+def _is_plausible_time(at_us: int, now_us: int) -> bool:
+    if now_us < _EARLIEST_NOW_US:
+        return True  # the payload knows better
+    return _EARLIEST_US <= at_us <= now_us + _MOST_AHEAD_US
 
 
 def read_number(found: Any) -> float | None:

@@ -6,7 +6,7 @@ Memory is one entry a topic, however long the broker is away: newer values repla
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from power_mqtt.notices import WINDOW, Ticket
@@ -66,6 +66,14 @@ class Mirror:
             entry.wanted = message
         self._waiting.setdefault(message.topic)
 
+    def drop(self, topics: Iterable[str]) -> None:
+        """Leave these topics to somebody else from now on."""
+        for topic in topics:
+            self._waiting.pop(topic, None)
+            entry = self._entries.pop(topic, None)
+            if entry is not None and entry.ticket is not None:
+                del self._tickets[entry.ticket]  # it is on its way, and its answer means nothing
+
     def topics(self) -> set[str]:
         """The topics that are to hold something."""
         return {topic for topic, entry in self._entries.items() if entry.wanted.payload}
@@ -115,6 +123,10 @@ class Mirror:
     def is_done(self) -> bool:
         """Whether the broker holds everything that is wanted."""
         return not self._tickets and not self._waiting
+
+    def waiting_count(self) -> int:
+        """How many topics are to be sent, or are not acknowledged yet."""
+        return len(self._waiting.keys() | set(self._tickets.values()))
 
     def send(self, now: float) -> None:
         """Send what differs and is due, within the window; `now`: seconds of any clock."""

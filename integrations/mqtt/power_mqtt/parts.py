@@ -200,12 +200,16 @@ class _Totals:
 
     states: list[PowerMeter]
     device: DeviceRecord
+    is_online: bool
     said: Said
     made_at: float
 
 
 class Totals(QuietPart):
     """What each device uses as a whole; `budget`: the library's power_budget_check().
+
+    `is_online`: whether a device was read within `expire`. For how long one lasts that was not is
+    unknown.
 
     It takes some queries, so it is computed only when a meter's state has changed, and at most once
     an interval.
@@ -216,10 +220,12 @@ class Totals(QuietPart):
         topics: Topics,
         rules: Rules,
         budget: Callable[[Iterable[str]], Mapping[str, Mapping[str, Any]]],
+        is_online: Callable[[Look], bool],
     ) -> None:
         self._topics = topics
         self._rules = rules
         self._budget = budget
+        self._is_online = is_online
         self._totals: dict[str, _Totals] = {}
 
     def messages(self, look: Look) -> Iterator[Said]:
@@ -228,7 +234,8 @@ class Totals(QuietPart):
             self._totals.pop(look.device.id, None)
             return
         last = self._totals.get(look.device.id)
-        if last is not None and not self._is_news(last, look):
+        is_online = self._is_online(look)
+        if last is not None and last.is_online == is_online and not self._is_news(last, look):
             yield last.said
             return
         budget = self._budget([look.device.id])[look.device.id]
@@ -236,11 +243,12 @@ class Totals(QuietPart):
             return  # the device was deleted since the devices were read
         message = Retained(
             self._topics.totals(look.device.id),
-            json_bytes(totals_payload(budget)),
+            json_bytes(totals_payload(budget, is_online=is_online)),
             self._rules.interval,
         )
         said = Said(message, Owner(look.device.id))
-        self._totals[look.device.id] = _Totals(list(look.meters), look.device, said, look.now)
+        totals = _Totals(list(look.meters), look.device, is_online, said, look.now)
+        self._totals[look.device.id] = totals
         yield said
 
     def _is_news(self, last: _Totals, look: Look) -> bool:
@@ -283,6 +291,10 @@ class Availability(QuietPart):
 
     def messages(self, look: Look) -> Iterator[Said]:
         """One message for each device."""
+        yield self._message(look.device.id, ONLINE if self.is_online(look) else OFFLINE)
+
+    def is_online(self, look: Look) -> bool:
+        """Whether the device was read within `expire`."""
         heard = self._heard.setdefault(look.device.id, _Heard())
         for meter in look.meters:
             if meter.updated_at is None or meter.updated_at == heard.times.get(meter.id):
@@ -293,8 +305,7 @@ class Availability(QuietPart):
             at = look.now - age
             heard.at = at if heard.at is None else max(heard.at, at)
         heard.times = {meter.id: meter.updated_at for meter in look.meters}
-        is_there = heard.at is not None and look.now - heard.at < self._rules.expire
-        yield self._message(look.device.id, ONLINE if is_there else OFFLINE)
+        return heard.at is not None and look.now - heard.at < self._rules.expire
 
     def _message(self, device_id: str, payload: bytes) -> Said:
         said = self._said.get((device_id, payload))

@@ -35,7 +35,7 @@ def state_payload(meter: PowerMeter) -> dict[str, Any]:
     }
 
 
-def totals_payload(budget: Mapping[str, Any]) -> dict[str, Any]:
+def totals_payload(budget: Mapping[str, Any], *, is_online: bool = True) -> dict[str, Any]:
     """What a device uses as a whole, from its power_budget_check(): W, Wh, hours, %."""
     is_known = budget["unknown_power_count"] == 0
     watts = {key: budget[key] if is_known else None for key in _WATTS}
@@ -43,7 +43,7 @@ def totals_payload(budget: Mapping[str, Any]) -> dict[str, Any]:
         **watts,
         "consumption_24h_wh": budget["consumption_24h_wh"],
         "target_wh": budget["target_wh"],
-        "runtime_hours": budget["estimated_runtime_hours"],
+        "runtime_hours": budget["estimated_runtime_hours"] if is_online else None,
         "charge_pct": budget["avg_charge_pct"],
         "below_shutdown_threshold": budget["below_shutdown_threshold"],
         "unknown_power_count": budget["unknown_power_count"],

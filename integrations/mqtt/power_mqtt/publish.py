@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import logging
 import queue
 import socket
 import time
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from power_mqtt.connection import Connection
 
 _NOTICES_AT_ONCE = 1000  # then the file's turn comes, however much the broker sends
+_log = logging.getLogger("power_mqtt")
 
 
 def run_bridge(publisher: Publisher, connection: Connection, inbox: Inbox[Notice]) -> int:
@@ -77,6 +79,13 @@ def _say_goodbye(publisher: Publisher, connection: Connection, inbox: Inbox[Noti
             publisher.handle(inbox.get(timeout=max(end - time.monotonic(), 0.0)))
         except queue.Empty:
             break
+    waiting_count = publisher.waiting_count()
+    if waiting_count:
+        _log.warning(
+            "%d topics may show an older value until the next start: the broker has not taken the "
+            "latest",
+            waiting_count,
+        )
     if connection.is_up() and publisher.is_offline():
         connection.say_goodbye(END_SECONDS / 4)
 

@@ -8,7 +8,6 @@ them; of everything else only the latest counts, and the mirror keeps it.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 
@@ -23,8 +22,10 @@ from power_mqtt.known import KnownTopics, Owner
 from power_mqtt.mirror import Mirror, Publish, Retained
 from power_mqtt.notices import Acknowledged, Arrived, Down, Notice, Up
 from power_mqtt.options import Options
+from power_mqtt.others import Others
 from power_mqtt.parts import Availability, Look, Part, Said, States, Totals
 from power_mqtt.payloads import OFFLINE, ONLINE
+from power_mqtt.place import Place
 from power_mqtt.suspicion import Suspicion
 
 POLL_SECONDS = 0.2  # between two questions whether the file has changed
@@ -67,6 +68,7 @@ class Publisher:
         self._topics = options.topics()
         self._known = KnownTopics(pm, options.key)
         self._ghosts = Ghosts(pm, self._topics, self._known)
+        self._others = Others(pm, self._topics, self._known)
         self._cleared: list[str] = []
         self._mirror = Mirror(publish, self._cleared.append)
         self._devices = Devices(pm, options)
@@ -79,7 +81,7 @@ class Publisher:
             meter_name=self._devices.meter_name,
         )
         self.parts = make_parts(pm, options)
-        self._inode = os.stat(options.db).st_ino
+        self._place = Place(options.db)
         self._file_id = pm.file_id
         self._version: int | None = None
         self._is_stale = True  # the file has changed since its devices and meters were read
@@ -102,6 +104,7 @@ class Publisher:
         filters = [self._options.availability()]
         for part in self.parts:
             filters += part.filters()
+        filters += self._others.filters(filters)
         return filters + self._ghosts.filters()
 
     def handle(self, notice: Notice) -> None:
@@ -159,6 +162,7 @@ class Publisher:
         if self._ghosts.arrived(topic, payload, is_retained):
             self._look_at_once()
             return
+        self._others.arrived(topic, payload, is_retained)
         for part in self.parts:
             if part.arrived(topic, payload, is_retained):
                 self._mirror.resend()
@@ -216,7 +220,7 @@ class Publisher:
             self._next_poll = now + LOOK_SECONDS
 
     def _poll(self, now: float) -> None:
-        self._check_file()
+        self._place.check()
         version = self._pm.data_version()
         if version != self._version:
             self._check_line()
@@ -239,20 +243,12 @@ class Publisher:
             self._is_stale = True  # the part may have a message now
         return has_worked
 
-    def _check_file(self) -> None:
-        path = self._options.db
-        try:
-            if os.stat(path).st_ino == self._inode:
-                return
-        except FileNotFoundError:
-            pass
-        raise MqttError(f"{path} was moved, deleted or replaced: start again on the new file")
-
     def _check_line(self) -> None:
         """A restored backup has another cursor, and other notes of what was published."""
         file_id = self._pm.file_id
         if file_id != self._file_id:
             _log.warning("%s: a backup was restored into it", self._options.db)
+            self._others.restored(self._file_id)
             self._known.load()
             self._events.reset()
             for part in self.parts:
@@ -270,13 +266,24 @@ class Publisher:
         self._known.add({topic: one.owner for topic, one in new.items()})
         for one in new.values():
             self._mirror.want(one.message)
-        own = f"{self._options.prefix}/"
-        gone = self._known.owners.keys() - said.keys()
-        # Home Assistant's topics first: it would take an empty topic of ours for a state.
-        for topic in sorted(gone, key=lambda topic: (topic.startswith(own), topic)):
-            self._mirror.want(Retained(topic, b""))
+        if self._is_heard:  # before, what is gone may be another node's by now
+            self._clear(set(self._known.owners) - said.keys())
         pause = (time.thread_time() - began) * _LOOK_SHARE
         self._next_look = now + max(LOOK_SECONDS, min(pause, self._options.rules.interval))
+
+    def _clear(self, gone: set[str]) -> None:
+        """Want what is gone cleared, but for devices that another node publishes now."""
+        theirs = {topic for topic in gone if self._is_of_another(self._known.owners[topic])}
+        if theirs:
+            self._mirror.drop(theirs)
+            self._others.leave(theirs)
+        own = f"{self._options.prefix}/"
+        # Home Assistant's topics first: it would take an empty topic of ours for a state.
+        for topic in sorted(gone - theirs, key=lambda topic: (topic.startswith(own), topic)):
+            self._mirror.want(Retained(topic, b""))
+
+    def _is_of_another(self, owner: Owner) -> bool:
+        return owner.device_id not in self._devices.meters and self._others.publish(owner)
 
     def _read_devices(self) -> None:
         self._is_stale = False  # what changes from here on is seen at the next look
@@ -342,10 +349,10 @@ class Publisher:
         self._mirror.hurry(self._last_words)
 
     def end(self) -> None:
-        """Have the parts save what the next start needs."""
-        for part in self.parts:
+        """Save what the next start needs."""
+        for save in (self._forget_cleared, *(part.end for part in self.parts)):
             try:
-                part.end()
+                save()
             except PowerManagerError as error:
                 _log.error("%s", error)
 
@@ -356,6 +363,10 @@ class Publisher:
     def is_done(self) -> bool:
         """Whether the broker holds everything that it is to hold."""
         return self._mirror.is_done()
+
+    def waiting_count(self) -> int:
+        """How many topics the broker may hold an older value of."""
+        return self._mirror.waiting_count()
 
     def is_offline(self) -> bool:
         """Whether the broker holds at least every `offline`."""
@@ -373,10 +384,11 @@ def make_parts(pm: PowerManager, options: Options) -> list[Part]:
     def device_ids() -> list[str]:
         return [device.id for device in pm.list_devices() if options.wants(device.id)]
 
+    availability = Availability(topics, rules)
     parts: list[Part] = [
-        Availability(topics, rules),
+        availability,
         States(topics, rules),
-        Totals(topics, rules, pm.power_budget_check),
+        Totals(topics, rules, pm.power_budget_check, availability.is_online),
         Energies(pm, topics, rules, device_ids),
     ]
     if options.discovery is not None:

@@ -150,9 +150,14 @@ class Asker:
 def run_intake(
     intake: Intake, connection: Connection, inbox: Inbox[Notice], pace: Pace, asker: Asker
 ) -> int:
-    """Take messages until a Stop, then commit what waits; return the exit code of the Stop."""
+    """Take messages until a Stop, then commit what waits; return the exit code of the Stop.
+
+    Raises MqttError if another file has taken the place of the one that is open: the broker keeps
+    what is not stored for the next start.
+    """
     code: int | None = None
     retry_s = float("-inf")
+    trouble = ""  # why the last commit failed
     while code is None:
         now_s = time.monotonic()
         for notice in _notices(inbox, _patience(intake, pace, now_s)):
@@ -176,11 +181,15 @@ def run_intake(
             try:
                 intake.commit()
                 pace.committed(time.monotonic(), count)
+                trouble = ""
             except StorageError as error:
                 if code is not None:
                     raise
+                intake.check_file()
                 retry_s = now_s + _RETRY_S
-                _log.warning("%s; not stored yet, trying again", error)
+                if str(error) != trouble:
+                    _log.warning("%s; not stored yet, trying again", error)
+                trouble = str(error)
     _log.info("%s", intake.summary() or "nothing came")
     return code
 
@@ -222,14 +231,17 @@ def _print_arrived(maps: Sequence[Map], joiner: Joiner, arrived: Arrived) -> Non
     for one in maps:
         for entry in entries_for(one, arrived.topic):
             try:
-                measured = entry.measure(arrived.topic, arrived.payload)
+                wall_us = now_us(time.time())
+                measured = entry.measure(arrived.topic, arrived.payload, wall_us)
             except NoMeaning as error:
                 _log.warning("not understood: %s: %s", printable(arrived.topic), error)
                 continue
             if measured is None or (arrived.is_retained and measured.at_us is None):
                 continue
+            for why in measured.left_out:
+                _log.warning("not plausible: %s: %s", printable(arrived.topic), why)
             now_s = time.monotonic()
-            _print_readings(joiner.add(measured, Message(None), now_s, now_us(time.time())))
+            _print_readings(joiner.add(measured, Message(None), now_s, wall_us))
 
 
 def _print_readings(readings: Iterable[Reading]) -> None:

@@ -1,4 +1,4 @@
-"""A real mosquitto for one test, on a port of loopback that was free."""
+"""A real mosquitto for one test, on a port of loopback that is kept for it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,29 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 PATIENCE = 60.0  # seconds that a test waits for what will come; it goes on as soon as it has
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens to now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+def reserved_port() -> socket.socket:
+    """A socket that keeps a port of 127.0.0.1 for whoever asks for it by its number.
+
+    It does not listen: until a server does, connections to the port are refused. Nobody else is
+    given the port, neither to listen nor for a connection of his own, until the socket is closed.
+    """
+    sock = socket.socket()
+    # A server that sets it too may listen there.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+def number_of(port: socket.socket) -> int:
+    """The number of a reserved port."""
+    number: int = port.getsockname()[1]
+    return number
 
 
 class Mosquitto:
     """A broker; a context manager that starts and ends it. `start`, `kill` and `stop` in between.
+
+    Who does not use it as one calls `close` at the end.
 
     `settings`: lines of its configuration besides the listener (default: anybody may do anything).
     `listener`: lines of the listener, such as its certificates. It forgets everything when it ends.
@@ -42,7 +55,8 @@ class Mosquitto:
         listener: Sequence[str] = (),
     ) -> None:
         self.folder = folder
-        self.port = free_port()
+        self._reserved = reserved_port()
+        self.port = number_of(self._reserved)
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         lines = [f"listener {self.port} 127.0.0.1", *listener, *settings]
@@ -67,7 +81,12 @@ class Mosquitto:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill it, and give its port away."""
         self.kill()
+        self._reserved.close()
 
     def start(self) -> None:
         """Start it, and return when it listens."""

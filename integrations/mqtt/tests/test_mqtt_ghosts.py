@@ -152,13 +152,37 @@ def test_device_that_another_node_publishes_under_the_id_is_left_alone(scene: Sc
     with Listener(scene.broker, "#") as listener:
         for topic, payload in theirs.items():
             listener.publish(topic, payload, retain=True)
+        # What was retained has come before these.
+        listener.wait(lambda: theirs.keys() <= listener.latest().keys())
+        before = len(listener.of("power/edge/energy"))
         with scene.bridge():
-            # The mark of this bridge in its energy message is new: it has heard everything.
-            listener.wait(lambda: listener.of("power/edge/energy"))
+            # It publishes the counters once it has heard everything.
+            listener.wait(lambda: len(listener.of("power/edge/energy")) > before)
             scene.pm.log_power(scene.pack, 20.0, 1.0)
             state = TOPICS.state("edge", scene.pack)
             listener.wait(lambda: b'"voltage":20.0' in listener.latest().get(state, b""))
         found = scene.retained()
+    assert {topic: found.get(topic) for topic in theirs} == theirs
+
+
+def test_device_that_has_moved_to_another_node_is_left_there(scene: Scene) -> None:
+    """When it is deleted here, while both publish; only the state of its own meter goes."""
+    theirs = {
+        ENERGY: json.dumps(
+            {"consumption_wh": 5.0, "meters": {}, "file_id": "theirs", "counter_revision": 1}
+        ).encode(),
+        CONFIG: b'{"device": {"name": "Gate"}}',
+    }
+    state = TOPICS.state("gate", scene.gate)
+    with scene.bridge() as running, Listener(scene.broker, "#") as listener:
+        scene.wait(scene.is_whole)
+        for topic, payload in theirs.items():
+            listener.publish(topic, payload, retain=True)
+        scene.pm.delete_device("gate")
+        scene.wait(lambda found: state not in found)
+        running.wait_for("another node publishes this device too")
+        running.end()
+    found = scene.retained()
     assert {topic: found.get(topic) for topic in theirs} == theirs
 
 

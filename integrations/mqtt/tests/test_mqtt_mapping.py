@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from power_mqtt.intake import entries_for
 from power_mqtt.joining import Joiner, Message, Reading
@@ -276,7 +276,13 @@ def test_a_payload_without_meaning_says_why(payload: bytes, why: str) -> None:
         entry.measure("d/power", payload)
 
 
-@settings(deadline=None)
+def test_an_object_with_a_name_twice_has_no_meaning() -> None:
+    """Nobody knows which of the two is meant."""
+    (entry,) = parse_map(PLAIN.replace('power = ""', 'power = "p"'), "m").entries
+    with pytest.raises(NoMeaning, match="it has the name 'p' twice"):
+        entry.measure("d/power", b'{"x": 0, "p": 1, "p": 2}')
+
+
 @given(st.binary(max_size=300), st.sampled_from(ready_maps()))
 def test_no_payload_breaks_a_map(payload: bytes, name: str) -> None:
     """It is measured, not for it, or has no meaning."""
@@ -286,7 +292,6 @@ def test_no_payload_breaks_a_map(payload: bytes, name: str) -> None:
             entry.measure(topic, payload)
 
 
-@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(max_size=10),

@@ -212,7 +212,9 @@ def test_that_the_same_was_measured_again_is_said_before_it_expires(device: Devi
 
 def totals(device: Device, rules: Rules) -> Totals:
     """The part that says what the device uses."""
-    return Totals(TOPICS, rules, device.pm.power_budget_check)
+    return Totals(
+        TOPICS, rules, device.pm.power_budget_check, Availability(TOPICS, rules).is_online
+    )
 
 
 def test_totals_have_consumption_runtime_and_net(device: Device) -> None:
@@ -220,7 +222,7 @@ def test_totals_have_consumption_runtime_and_net(device: Device) -> None:
     for _ in range(3):
         device.read(12.0, 1.0)
         device.wait(3600)
-    assert device.state(totals(device, Rules())) == {
+    assert device.state(totals(device, Rules(expire=7200.0))) == {
         "load_wattage": 12.0,
         "solar_wattage": 0.0,
         "net_wattage": -12.0,
@@ -242,6 +244,22 @@ def test_totals_are_null_while_the_watts_of_a_meter_are_unknown(device: Device) 
     assert state["unknown_power_count"] == 1
 
 
+def test_a_runtime_is_null_while_the_device_is_offline(device: Device) -> None:
+    """Of a reading of nine days ago nobody knows for how long it lasts."""
+    rules = Rules(expire=600.0)
+    device.read(12.0, 0.5, 80.0)
+    part = totals(device, rules)
+    assert device.state(part)["runtime_hours"] == 6.67
+    device.wait(599.0)
+    assert device.state(part)["runtime_hours"] == 6.67
+    device.wait(1.0)
+    assert device.state(part)["runtime_hours"] is None
+    device.wait(9 * 86400.0)
+    assert device.state(totals(device, rules))["runtime_hours"] is None
+    device.read(12.0, 0.5, 80.0)
+    assert device.state(part)["runtime_hours"] is not None
+
+
 def test_totals_are_computed_once_an_interval_and_only_for_news(device: Device) -> None:
     """They cost queries."""
     asked = []
@@ -250,7 +268,7 @@ def test_totals_are_computed_once_an_interval_and_only_for_news(device: Device) 
         asked.append(device.now)
         return device.pm.power_budget_check(ids)
 
-    part = Totals(TOPICS, Rules(interval=5.0), budget)
+    part = Totals(TOPICS, Rules(interval=5.0), budget, lambda _: True)
     assert device.look(part) == {}
     for second in range(20):
         device.read(12.0, 1.0 + second / 10)
@@ -288,7 +306,12 @@ def test_totals_follow_what_they_are_made_of(
 
 def test_a_device_that_is_deleted_under_a_look_has_no_totals(device: Device) -> None:
     """The next look does not have it."""
-    part = Totals(TOPICS, Rules(), lambda ids: {id_: {"error": "no such device"} for id_ in ids})
+    part = Totals(
+        TOPICS,
+        Rules(),
+        lambda ids: {id_: {"error": "no such device"} for id_ in ids},
+        lambda _: True,
+    )
     device.read(12.0, 1.0)
     assert device.look(part) == {}
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mosquitto import Listener, Mosquitto, free_port
+from mosquitto import Listener, Mosquitto, number_of, reserved_port
 from power_mqtt import __version__
 from world import PYTHONPATH, Bridge, bridge, power_mqtt
 
-from power_manager import PowerManager, PowerMeter
+from power_manager import PowerManager, PowerMeter, not_installed
 
 
 @pytest.fixture
@@ -56,6 +56,7 @@ def test_a_device_is_published_while_the_bridge_runs_and_offline_after_it(
             event = pm.trigger_event("edge-001", "shutdown", note="Bye")
             listener.wait(lambda: listener.of("power/edge-001/event"))
             assert running.end(signal.SIGTERM) == 0, running.log()
+            assert "older value" not in running.log()
         offline = ["power/bridge/here/availability", "power/edge-001/availability"]
         listener.wait(lambda: all(listener.latest()[topic] == b"offline" for topic in offline))
     assert json.loads(listener.of(state)[0])["wattage"] == 6.0
@@ -275,14 +276,21 @@ def test_a_silent_device_is_offline_and_not_contradicted(
 ) -> None:
     """After --expire, and online again with its next reading; its own topic has the last will
     here.
+
+    The readings' times are to come, so that they are new whenever the bridge looks.
     """
     topic = "power/edge-001/availability"
     options = ("--device", "edge-001", "--expire", "2s")
+
+    def log(hours: int) -> None:
+        at = time.time() + hours * 3600
+        pm.log_power(battery.id, 12.0, 0.5, 80.0, timestamp=at, live=True)
+
+    log(1)
     with bridge(*arguments(db, broker, *options), log=tmp_path / "log"):
-        pm.log_power(battery.id, 12.0, 0.5, 80.0)
         listener.wait(lambda: b"online" in listener.of(topic))
         listener.wait(lambda: listener.latest()[topic] == b"offline")
-        pm.log_power(battery.id, 12.0, 0.5, 80.0)
+        log(2)
         listener.wait(lambda: listener.latest()[topic] == b"online")
     payloads = listener.of(topic)
     assert payloads[-3:] != [b"offline"] * 3
@@ -313,20 +321,19 @@ def test_a_broker_that_forgot_everything_is_told_everything(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_the_end_is_clean_within_two_seconds_without_a_broker(
+def test_the_end_is_clean_without_a_broker(
     pm: PowerManager, db: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Nobody listens there; Ctrl-C has a code of its own."""
-    words = ("publish", "--db", db, "--broker", f"mqtt://127.0.0.1:{free_port()}")
-    with bridge(*words, log=tmp_path / "log") as running:
-        running.wait_for("Connection refused")
-        began = time.monotonic()
-        assert running.end(number) == (130 if number == signal.SIGINT else 0), running.log()
-        assert time.monotonic() - began < 2.0
+    """Nobody listens there; nothing ends it by force, and Ctrl-C has a code of its own."""
+    with reserved_port() as port:
+        words = ("publish", "--db", db, "--broker", f"mqtt://127.0.0.1:{number_of(port)}")
+        with bridge(*words, log=tmp_path / "log") as running:
+            running.wait_for("Connection refused")
+            assert running.end(number) == (130 if number == signal.SIGINT else 0), running.log()
     assert "Traceback" not in running.log()
 
 
-def test_the_end_comes_within_two_seconds_from_a_locked_file_and_a_frozen_broker(
+def test_the_end_comes_by_force_from_a_locked_file_and_a_frozen_broker(
     pm: PowerManager,
     battery: PowerMeter,
     db: Path,
@@ -334,19 +341,22 @@ def test_the_end_comes_within_two_seconds_from_a_locked_file_and_a_frozen_broker
     listener: Listener,
     tmp_path: Path,
 ) -> None:
-    """Both at once: the cursor cannot be written, and nothing is acknowledged."""
-    with bridge(*arguments(db, broker), log=tmp_path / "log") as running:
+    """Both at once: the cursor cannot be written, and nothing is acknowledged.
+
+    It does not wait until the lock is given up as an error, ten seconds later.
+    """
+    with bridge(*arguments(db, broker), log=tmp_path / "log", hard_end=True) as running:
         listener.wait(lambda: "power/edge-001/energy" in listener.latest())
         lock = sqlite3.connect(db, isolation_level=None)
+        broker.freeze()  # until the file is locked the event is not acknowledged
         pm.trigger_event("edge-001", "restore")
         lock.execute("BEGIN IMMEDIATE")
+        broker.thaw()
         listener.wait(lambda: listener.of("power/edge-001/event"))
         broker.wait_for("Sending PUBACK to power", after="'power/edge-001/event'")
         broker.freeze()
-        began = time.monotonic()
-        code = running.end()
-        assert time.monotonic() - began < 2.0
-        assert code == 0, running.log()
+        assert running.end() == 0, running.log()
+        assert "locked" not in running.log()
         lock.execute("ROLLBACK")
         lock.close()
         broker.thaw()
@@ -376,7 +386,7 @@ def test_another_file_in_its_place_ends_the_bridge(
         with PowerManager(tmp_path / "other.db"):
             pass
         os.replace(tmp_path / "other.db", db)
-        assert running.process.wait(20) == 1
+        assert running.wait() == 1
     assert running.log().endswith(
         f"power-mqtt: {db} was moved, deleted or replaced: start again on the new file\n"
     )
@@ -426,8 +436,10 @@ def test_a_locked_file_is_a_trouble_that_passes(
     lock = sqlite3.connect(db, isolation_level=None)
     with bridge(*arguments(db, broker, "--interval", "0"), log=tmp_path / "log") as running:
         listener.wait(lambda: "power/edge-001/energy" in listener.latest())
+        broker.freeze()  # until the file is locked the event is not acknowledged
         pm.trigger_event("edge-001", "restore")
         lock.execute("BEGIN IMMEDIATE")
+        broker.thaw()
         listener.wait(lambda: listener.of("power/edge-001/event"))
         running.wait_for("trying again")
         lock.execute("ROLLBACK")
@@ -467,9 +479,7 @@ def test_two_hundred_devices_are_published(db: Path, broker: Mosquitto, tmp_path
                     if topic.endswith("/event")
                 ]
                 assert [event["id"] for event in came] == events
-                began = time.monotonic()
                 assert running.end() == 0
-                assert time.monotonic() - began < 2.0
             listener.wait(lambda: list(listener.latest().values()).count(b"offline") == 201)
             with pm.transaction():
                 for device_id in device_ids:
@@ -586,7 +596,7 @@ def test_without_paho_it_says_what_to_install(
     monkeypatch.setenv("POWER_MANAGER_DB", str(db))
     ran = without_paho(*words, "--broker", "mqtt://127.0.0.1")
     assert ran.returncode == 1
-    assert ran.stderr == "power-mqtt: paho-mqtt is not installed: pip install '.[mqtt]'\n"
+    assert ran.stderr == f"power-mqtt: {not_installed('paho.mqtt.client', 'mqtt')}\n"
 
 
 def test_what_needs_no_broker_needs_no_paho(pm: PowerManager, db: Path) -> None:
@@ -599,4 +609,4 @@ def test_what_needs_no_broker_needs_no_paho(pm: PowerManager, db: Path) -> None:
 def test_a_bridge_runs_as_a_class_for_other_tests(db: Path, tmp_path: Path) -> None:
     """It ends by itself where there is no file."""
     running = Bridge("publish", "--db", db, "--broker", "mqtt://b", log=tmp_path / "log")
-    assert running.process.wait(20) == 1
+    assert running.wait() == 1

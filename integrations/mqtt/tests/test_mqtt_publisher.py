@@ -4,10 +4,14 @@ clock of the test.
 
 from __future__ import annotations
 
+import json
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from power_mqtt import publish
+from power_mqtt.known import KnownTopics
 from power_mqtt.mirror import REFUSED_SECONDS
 from power_mqtt.notices import Acknowledged, Arrived, Down, Ticket, Up
 from power_mqtt.options import Options
@@ -22,6 +26,7 @@ class Bridge:
 
     def __init__(self, path: Path, *device_ids: str) -> None:
         self.now = 1000.0
+        self.path = path
         self.pm = PowerManager(path, durability="normal")
         self.pm.register_device("edge", "Edge")
         self.meter_id = self.pm.add_meter("edge", "battery", 50.0, "Pack").id
@@ -190,6 +195,7 @@ def test_a_device_that_was_deleted_is_not_offline_at_the_end(tmp_path: Path) -> 
     """Its topics are empty and stay so, also of a bridge for this device alone."""
     bridge = Bridge(tmp_path / "power.db", "edge")
     bridge.come_up()
+    bridge.publisher.handle(Arrived("power/edge/availability", b"online", False))
     bridge.take()
     bridge.pm.delete_device("edge")
     bridge.now += 10 * LOOK_SECONDS
@@ -215,3 +221,132 @@ def test_the_last_words_are_offline_for_every_device_and_the_bridge(bridge: Brid
     bridge.take()
     assert bridge.publisher.is_offline()
     assert bridge.publisher.is_done()
+
+
+def test_what_the_broker_has_cleared_at_the_end_is_noted(bridge: Bridge) -> None:
+    """The next start does not clear it again."""
+    publish_all(bridge)
+    bridge.pm.delete_device("edge")
+    bridge.now += LOOK_SECONDS
+    bridge.tick()
+    bridge.take()
+    bridge.publisher.end()
+    assert set(KnownTopics(bridge.pm, "mqtt").owners) == {OWN}
+
+
+# --- Devices that another node publishes too
+
+
+def energy_of(file_id: str) -> bytes:
+    """An energy message that is from that file."""
+    return json.dumps({"file_id": file_id, "counter_revision": 1}).encode()
+
+
+ENERGY = "power/edge/energy"
+THEIRS = energy_of("theirs")
+
+
+def cleared(bridge: Bridge) -> set[str]:
+    """The topics that are cleared from now on, once the broker has sent all that it retains."""
+    bridge.publisher.handle(Arrived(OWN, b"online", False))
+    topics: set[str] = set()
+    for _ in range(10):
+        bridge.now += LOOK_SECONDS
+        bridge.tick()
+        topics |= {topic for _, topic, payload in bridge.sent if not payload}
+        bridge.take()
+    return topics
+
+
+def publish_all(bridge: Bridge) -> set[str]:
+    """Publish everything of the device; return its topics."""
+    bridge.come_up()
+    bridge.publisher.handle(Arrived(OWN, b"online", False))
+    for _ in range(10):
+        bridge.now += LOOK_SECONDS
+        bridge.tick()
+        bridge.take()
+    topics = {topic for topic in bridge.publisher._mirror.topics() if topic != OWN}
+    assert ENERGY in topics
+    assert any(topic.startswith("homeassistant/") for topic in topics)
+    return topics
+
+
+def test_a_device_that_another_node_publishes_too_stays_when_it_is_deleted_here(
+    bridge: Bridge, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But for the states of its meters, whose ids are no other's; ours in between do not count."""
+    publish_all(bridge)
+    bridge.publisher.handle(Arrived(ENERGY, THEIRS, False))
+    bridge.publisher.handle(Arrived(ENERGY, energy_of(bridge.pm.file_id), False))
+    bridge.pm.delete_device("edge")
+    assert cleared(bridge) == {f"power/edge/{bridge.meter_id}/state"}
+    assert caplog.text.count("edge: another node publishes this device too") == 1
+    assert bridge.come_up() == [OWN]
+
+
+def test_a_device_whose_old_message_is_another_files_is_cleared(bridge: Bridge) -> None:
+    """A new file of the same node: nobody else publishes meanwhile."""
+    topics = publish_all(bridge)
+    bridge.publisher.handle(Arrived(ENERGY, THEIRS, True))
+    bridge.publisher.handle(Arrived(ENERGY, energy_of(bridge.pm.file_id), False))
+    bridge.pm.delete_device("edge")
+    assert cleared(bridge) == topics
+
+
+def test_a_device_is_cleared_whose_message_is_from_before_a_restore(
+    bridge: Bridge, tmp_path: Path
+) -> None:
+    """What this file was called before is no other node's."""
+    bridge.pm.backup(tmp_path / "backup.db")
+    topics = publish_all(bridge)
+    before = energy_of(bridge.pm.file_id)
+    bridge.pm.restore(tmp_path / "backup.db")
+    bridge.now += LOOK_SECONDS
+    bridge.tick()
+    bridge.take()
+    bridge.publisher.handle(Arrived(ENERGY, before, False))
+    bridge.pm.delete_device("edge")
+    assert cleared(bridge) >= topics
+
+
+@pytest.mark.parametrize("is_theirs", [True, False])
+def test_a_device_that_went_while_no_bridge_ran_is_cleared_unless_another_node_has_it(
+    bridge: Bridge, is_theirs: bool
+) -> None:
+    """The next bridge first hears whose it is."""
+    topics = publish_all(bridge)
+    bridge.publisher.end()
+    bridge.pm.delete_device("edge")
+    bridge.publisher = Publisher(
+        bridge.pm, Options(bridge.path, "here"), bridge.publish, clock=lambda: bridge.now
+    )
+    assert bridge.publisher.filters().count(ENERGY) == 1
+    assert bridge.come_up() == [OWN]
+    message = THEIRS if is_theirs else energy_of(bridge.pm.file_id)
+    bridge.publisher.handle(Arrived(ENERGY, message, True))
+    state = f"power/edge/{bridge.meter_id}/state"
+    assert cleared(bridge) == ({state} if is_theirs else topics)
+
+
+# --- The end
+
+
+class Silent:
+    """A connection to a broker that acknowledges nothing."""
+
+    def is_up(self) -> bool:
+        """It is not known to have ended."""
+        return True
+
+
+def test_what_the_broker_has_not_taken_at_the_end_is_said(
+    bridge: Bridge, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In topics: until the next start the broker shows what it had."""
+    monkeypatch.setattr(publish, "END_SECONDS", 0.0)
+    sent = bridge.come_up()
+    publish._say_goodbye(bridge.publisher, Silent(), queue.SimpleQueue())  # type: ignore[arg-type]
+    count = len(set(sent))
+    (said,) = caplog.messages
+    assert said.startswith(f"{count} topics may show an older value until the next start: ")

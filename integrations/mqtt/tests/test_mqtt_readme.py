@@ -45,7 +45,7 @@ def test_every_command_runs(tmp_path: Path, broker: Mosquitto) -> None:
     environ = {name: text for name, text in os.environ.items() if not name.startswith("POWER_")}
     environ |= {"PATH": f"{commands}{os.pathsep}{environ['PATH']}", "PYTHONPATH": PYTHONPATH}
     run = subprocess.run(
-        ["timeout", "60", "bash", "-c", script],
+        ["timeout", "300", "bash", "-c", script],
         cwd=tmp_path, env=environ, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr

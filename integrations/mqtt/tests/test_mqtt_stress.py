@@ -112,7 +112,7 @@ class House:
         if self._bridge is not None and self._bridge.process.poll() is None:
             self._bridge.process.kill()
             self._bridge.process.wait()
-        self.broker.kill()
+        self.broker.close()
 
 
 @contextmanager

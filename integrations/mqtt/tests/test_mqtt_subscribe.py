@@ -5,6 +5,8 @@ and whole.
 from __future__ import annotations
 
 import json
+import os
+import queue
 import random
 import signal
 import time
@@ -13,13 +15,15 @@ from pathlib import Path
 
 import pytest
 from mosquitto import PATIENCE, Listener, Mosquitto
+from power_mqtt import subscribe
 from power_mqtt.intake import Intake
 from power_mqtt.mapping import load_map, parse_map
-from power_mqtt.notices import Arrived
+from power_mqtt.notices import Arrived, Inbox, Notice, Stop
 from power_mqtt.sniff import Heard, propose
+from power_mqtt.subscribe import Asker, Pace, run_intake
 from world import bridge, power_mqtt
 
-from power_manager import PowerManager, PowerReading
+from power_manager import PowerManager, PowerReading, to_microseconds
 
 TIMED = """
 [[topic]]
@@ -230,6 +234,27 @@ def test_more_messages_than_a_broker_sends_ahead_all_come(
         wait_until(lambda: len(history(db)["buoy/battery"]) == 100)
 
 
+def test_another_file_in_its_place_ends_the_subscriber(
+    db: Path, broker: Mosquitto, tmp_path: Path, timed: Path
+) -> None:
+    """A supervisor starts it again on the new one, which then has what the old one cannot take."""
+    words = arguments(db, broker, timed, "--commit-every", "0.05s")
+    payload = {"t": 1_700_000_000, "v": 12, "a": 1, "soc": 80}
+    with Listener(broker) as device:
+        with bridge(*words, log=tmp_path / "log") as running:
+            running.wait_for("listening")
+            with PowerManager(tmp_path / "other.db"):
+                pass
+            os.replace(tmp_path / "other.db", db)
+            device.publish("site/buoy/power", json.dumps(payload).encode())
+            assert running.wait() == 1
+        assert running.log().endswith(
+            f"power-mqtt: {db} was moved, deleted or replaced: start again on the new file\n"
+        )
+        with bridge(*words, log=tmp_path / "again"):
+            wait_until(lambda: history(db).get("buoy/battery"))
+
+
 def test_a_gx_device_is_asked_to_go_on(db: Path, broker: Mosquitto, tmp_path: Path) -> None:
     """At once where its portal is named, else once one of its topics has come."""
     words = arguments(db, broker, "victron", "--set", "portal=c0ffee")
@@ -371,6 +396,139 @@ def test_a_lost_connection_neither_loses_nor_doubles(db: Path, tmp_path: Path) -
     assert "6 repeated" in (tmp_path / "log").read_text()
 
 
+@pytest.mark.parametrize("charge_pct", [-1, 110.5, 255])
+def test_a_charge_that_cannot_be_is_left_out(
+    charge_pct: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So gauges say that they do not know it: the last one stays, and nobody is alarmed."""
+    with PowerManager(":memory:") as pm:
+        intake = Intake(pm, [parse_map(TIMED, "m")], acknowledge=lambda _: None)
+        for number, soc in enumerate((50, charge_pct, charge_pct, 105)):
+            payload = {"t": 1_700_000_000 + number, "v": 12, "a": 1, "soc": soc}
+            take(intake, "site/buoy/power", json.dumps(payload).encode())
+        intake.commit()
+        (meter,) = pm.list_meters()
+        charges = [reading.charge_pct for reading in pm.iter_history(meter.id)]
+        assert charges == [50.0, 50.0, 50.0, 100.0]
+        assert pm.events_since(0) == []
+    assert intake.counts["not plausible"] == 2
+    said = f"not plausible: site/buoy/power: charge: expected 0 to 110 %, got {charge_pct:g}"
+    assert caplog.text.count(said) == 1
+
+
+def test_a_battery_whose_charge_nobody_says_has_none(tmp_path: Path) -> None:
+    """Not the 100 % of a meter that somebody registers."""
+    text = TIMED.replace(', charge = "soc"', "").replace("values", "capacity_wh = 1280\nvalues")
+    with PowerManager(tmp_path / "power.db") as pm:
+        intake = Intake(pm, [parse_map(text, "m")], acknowledge=lambda _: None)
+        take(intake, "site/buoy/power", b'{"t": 1700000000, "v": 12, "a": 1}')
+        intake.commit()
+        (meter,) = pm.list_meters()
+        assert (meter.type, meter.charge_pct, meter.capacity_wh) == ("battery", None, 1280.0)
+        assert [reading.charge_pct for reading in pm.iter_history(meter.id)] == [None]
+        assert pm.estimate_runtime("buoy") is None
+
+
+NOW = 1_800_000_000  # of a machine whose clock is right, in epoch seconds
+
+
+@pytest.mark.parametrize("at", [0, 946_684_799, NOW + 302, 4_000_000_000])
+def test_a_time_of_a_clock_that_is_wrong_is_that_of_arrival(
+    at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reading of the future would be the present state for years; it is said once."""
+    with PowerManager(":memory:", clock=lambda: NOW + 10.0) as pm:
+        intake = Intake(pm, [parse_map(TIMED, "m")], acknowledge=lambda _: None)
+        for number, (t, soc) in enumerate(((at, 90), (at, 80), (NOW + 2, 3))):
+            payload = json.dumps({"t": t, "v": 12, "a": 1, "soc": soc}).encode()
+            arrived = Arrived("site/buoy/power", payload, False, (1, number))
+            intake.take(arrived, 0.0, (NOW + number) * 1_000_000)
+        intake.commit()
+        (meter,) = pm.list_meters()
+        times = [to_microseconds(one.timestamp) for one in pm.iter_history(meter.id)]
+        assert times == [(NOW + second) * 1_000_000 for second in range(3)]
+        assert meter.charge_pct == 3.0
+        assert [event.type for _, event in pm.events_since(0)] == ["low_battery"]
+    assert intake.counts["not plausible"] == 2
+    assert caplog.text.count("not plausible: site/buoy/power: time: ") == 1
+
+
+@pytest.mark.parametrize(("at", "now"), [(946_684_800, NOW), (NOW + 300, NOW), (NOW, 60)])
+def test_any_other_time_is_taken(at: int, now: int) -> None:
+    """A little ahead, old, or of a machine whose own clock has not been set yet."""
+    (entry,) = parse_map(TIMED, "m").entries
+    payload = json.dumps({"t": at, "v": 12, "a": 1, "soc": 50}).encode()
+    measured = entry.measure("site/buoy/power", payload, now * 1_000_000)
+    assert measured is not None
+    assert (measured.at_us, measured.left_out) == (at * 1_000_000, [])
+
+
+def test_a_retained_message_of_a_clock_that_is_wrong_is_of_unknown_age() -> None:
+    """It is not stored: when it came to the broker nobody knows."""
+    with PowerManager(":memory:") as pm:
+        intake = Intake(pm, [parse_map(TIMED, "m")], acknowledge=lambda _: None)
+        payload = b'{"t": 4000000000, "v": 12, "a": 1, "soc": 50}'
+        intake.take(Arrived("site/buoy/power", payload, True), 0.0, NOW * 1_000_000)
+        intake.commit()
+        assert pm.list_meters() == []
+    assert intake.counts["retained"] == 1
+
+
+def test_readings_of_one_time_are_counted_where_only_one_is_stored() -> None:
+    """A payload with whole seconds, twice in a second: the other one is not new."""
+    with PowerManager(":memory:") as pm:
+        intake = Intake(pm, [parse_map(TIMED, "m")], acknowledge=lambda _: None)
+        for volts in (12, 13, 14):
+            payload = {"t": 1_700_000_000, "v": volts, "a": 1, "soc": 80}
+            take(intake, "site/buoy/power", json.dumps(payload).encode())
+        intake.commit()
+    assert intake.summary() == "3 messages, 1 stored, 2 of a time that is there"
+
+
+class Away:
+    """A connection to a broker that is away; what happens when it is asked the nth time."""
+
+    def __init__(self, happens: dict[int, Callable[[], object]]) -> None:
+        self._happens = happens
+        self._count = 0
+
+    def is_up(self) -> bool:
+        """Never, and once a turn of the program's loop."""
+        self._count += 1
+        self._happens.get(self._count, lambda: None)()
+        return False
+
+
+def test_a_file_that_cannot_be_written_is_said_once_each_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tries every few seconds for a week would fill the rest of the disk.
+
+    A table that is gone stands for a disk without room.
+    """
+    monkeypatch.setattr(subscribe, "_RETRY_S", 0.0)
+    inbox: Inbox[Notice] = queue.SimpleQueue()
+    with PowerManager(tmp_path / "power.db") as pm:
+        maps = [load_map("tasmota")]
+        intake = Intake(pm, maps, acknowledge=lambda _: None)
+
+        def fill(name: str) -> None:
+            inbox.put(Arrived(f"tele/{name}/SENSOR", b'{"ENERGY": {"Power": 1}}', False))
+            with pm.connection() as conn:
+                conn.execute("ALTER TABLE mqtt_sources RENAME TO elsewhere")
+
+        def empty() -> None:
+            with pm.connection() as conn:
+                conn.execute("ALTER TABLE elsewhere RENAME TO mqtt_sources")
+
+        fill("one")
+        happens = {5: empty, 6: lambda: fill("two"), 10: empty, 11: lambda: inbox.put(Stop(0))}
+        pace, asker = Pace(0.0, 0.0), Asker(maps, {}, lambda *_: None)
+        assert run_intake(intake, Away(happens), inbox, pace, asker) == 0  # type: ignore[arg-type]
+        assert {meter.device_id for meter in pm.list_meters()} == {"one", "two"}
+    assert caplog.text.count("not stored yet, trying again") == 2
+
+
 def test_a_value_out_of_bounds_costs_that_reading_only(caplog: pytest.LogCaptureFixture) -> None:
     """It is counted and said once, with the bounds."""
     with PowerManager(":memory:") as pm:
@@ -448,7 +606,7 @@ def test_a_proposed_map_works_on_what_it_was_made_of(
     """What sniff prints, subscribe takes, and the values are in the file."""
     with Listener(broker) as device:
         with bridge(
-            "sniff", "--broker", broker.url, "#", "--for", "30", log=tmp_path / "sniffed"
+            "sniff", "--broker", broker.url, "#", "--for", "1h", log=tmp_path / "sniffed"
         ) as sniffing:
             sniffing.wait_for("listening")
             for topic, payload in TRAFFIC:

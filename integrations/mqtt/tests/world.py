@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mosquitto import PATIENCE
+from power_mqtt.notices import END_SECONDS
 
 HERE = Path(__file__).resolve().parents[1]
 ROOT = HERE.parents[1]
@@ -29,19 +30,23 @@ def power_mqtt(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
 class Bridge:
-    """A running power-mqtt, with the short pauses of quick.py."""
+    """A running power-mqtt, with the pauses of quick.py.
 
-    def __init__(self, *arguments: object, log: Path) -> None:
+    hard_end: it ends by force as in life, within two seconds; else it has to end by itself.
+    """
+
+    def __init__(self, *arguments: object, log: Path, hard_end: bool = False) -> None:
         self._log = log
+        limits = {"POWER_TEST_END_SECONDS": str(END_SECONDS)} if hard_end else {}
         with open(log, "ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "error", str(QUICK), *map(str, arguments)],
-                env={**os.environ, "PYTHONPATH": PYTHONPATH},
+                env={**os.environ, "PYTHONPATH": PYTHONPATH, **limits},
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
@@ -49,7 +54,11 @@ class Bridge:
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send it a signal, and return its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Return its exit code once it has ended."""
+        return self.process.wait(PATIENCE)
 
     def wait_for(self, text: str) -> None:
         """Return when it has said that; the test fails if it does not, or ends."""
@@ -65,9 +74,9 @@ class Bridge:
 
 
 @contextmanager
-def bridge(*arguments: object, log: Path) -> Iterator[Bridge]:
+def bridge(*arguments: object, log: Path, hard_end: bool = False) -> Iterator[Bridge]:
     """A power-mqtt that runs until the end of the block, or is killed there."""
-    running = Bridge(*arguments, log=log)
+    running = Bridge(*arguments, log=log, hard_end=hard_end)
     try:
         yield running
     finally:

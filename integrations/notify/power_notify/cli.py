@@ -111,6 +111,7 @@ def _parser() -> CommandParser:
         help="with --test or --dry-run: an object a line for each way, for programs",
     )
     parser.add_argument("--quiet", action="store_true", help="log warnings and errors only")
+    parser.add_help_commands("power-notify")
     return parser
 
 

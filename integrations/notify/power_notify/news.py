@@ -17,18 +17,19 @@ from power_manager import (
     AlertLevel,
     DeviceRecord,
     MeterType,
-    NotFound,
     PowerEvent,
     PowerEventType,
     PowerManager,
     PowerMeter,
-    nearest,
+    from_microseconds,
     to_microseconds,
+    unknown_id,
 )
 from power_notify.errors import NotifyError
 from power_notify.store import Item, Silence, Standing, State, Store
 
-RECOVERED, SILENT, BACK = "recovered", "silent", "back"  # kinds of items beside the types of events
+# Kinds of items beside the types of events.
+RECOVERED, SILENT, BACK, DELETED = "recovered", "silent", "back", "deleted"
 ALERT_LEVELS = {
     PowerEventType.DISCHARGE: AlertLevel.LOW,
     PowerEventType.LOW_BATTERY: AlertLevel.CRITICAL,
@@ -150,10 +151,12 @@ class Watch:
         state = State(dict(self._state.alerts), dict(self._state.silent))
         changes = _Changes(state)
         devices = {device.id: device for device in self._pm.list_devices()}
+        every = {meter.id: meter for meter in self._pm.list_meters()}
         meters = {
             meter.id: meter
-            for meter in self._pm.list_meters()
-            if self._rules.include(meter.device_id)
+            for meter in every.values()
+            # One of a device that was registered in between is seen at the next look.
+            if meter.device_id in devices and self._rules.include(meter.device_id)
         }
         events = self._follower.pending(_MOST_EVENTS)
         changes.is_cut = len(events) == _MOST_EVENTS
@@ -167,7 +170,9 @@ class Watch:
             if meter.active:
                 self._compare_level(changes, meter, devices[meter.device_id])
         for meter_id in set(state.alerts) - set(meters):
-            del state.alerts[meter_id]  # the meter was deleted, or its device is left out
+            standing = state.alerts.pop(meter_id)  # deleted, or its device is left out
+            if standing.is_told and meter_id not in every:
+                changes.items.append(self._deleted(standing, meter_id))
         if self._rules.silent_s is not None:
             self._look_for_silence(changes, devices, meters.values())
         return changes
@@ -195,6 +200,9 @@ class Watch:
                 seen=event.timestamp,
                 is_told=is_told or (before is not None and before.is_told),
                 told_at=self._clocks.wall(),
+                device_id=event.device_id,
+                device_name=event.device_id if device is None else device.name,
+                meter_label=meter_label(meter),
             )
         if is_told:
             changes.items.append(
@@ -242,7 +250,16 @@ class Watch:
         is_told = kind in self._rules.events
         at = meter.updated_at or ""
         if standing is None:
-            alerts[meter.id] = Standing(meter.alert_level, at, at, is_told, now_s)
+            alerts[meter.id] = Standing(
+                level=meter.alert_level,
+                since=at,
+                seen=at,
+                is_told=is_told,
+                told_at=now_s,
+                device_id=device.id,
+                device_name=device.name,
+                meter_label=meter_label(meter),
+            )
             if is_told:
                 changes.items.append(_item_of(kind, meter, device))
             return
@@ -259,6 +276,18 @@ class Watch:
             changes.items.append(reminder)
             standing = dataclasses.replace(standing, told_at=now_s)
         alerts[meter.id] = standing
+
+    def _deleted(self, standing: Standing, meter_id: str) -> Item:
+        """An item about a meter that was deleted while its alert stood."""
+        return Item(
+            DELETED,
+            standing.device_id,
+            standing.device_name,
+            at=from_microseconds(round(self._clocks.wall() * SECOND_US)),
+            value=None,
+            meter_id=meter_id,
+            meter_label=standing.meter_label,
+        )
 
     # --- Silence
 
@@ -332,10 +361,7 @@ def check_devices(pm: PowerManager, device_ids: Iterable[str]) -> None:
     known = [device.id for device in pm.list_devices()]
     for device_id in device_ids:
         if device_id not in known:
-            hint = nearest(device_id, known) or ": the file has no such device"
-            raise NotFound(
-                f"--device: no device has the id {device_id!r}{hint}", "device", device_id
-            )
+            raise unknown_id("device", device_id, known, ": name one that the file has")
 
 
 def _item_of(kind: str, meter: PowerMeter, device: DeviceRecord) -> Item:

@@ -60,6 +60,9 @@ class Notifier:
         self._store.set_ways(way.key for way in ways)
         self._waiting: dict[str, list[Item]] = {}
         self._load_waiting()
+        self._lines: dict[str, str] = {}  # by way: the file_id when its last message was made
+        # By way: the newest item that it has taken, until that is noted in the file.
+        self._taken: dict[str, int] = {}
         self._down_since: dict[str, float] = {}
         self._said_s: dict[str, float] = {}
 
@@ -73,6 +76,7 @@ class Notifier:
         for way in self.ways:
             message = self.message_for(way)
             if message is not None and not way.is_busy and way.due_s <= self._clocks.steady():
+                self._lines[way.key] = self._pm.file_id
                 way.start(message, ring, self._clocks.steady())
 
     def take_in(self) -> None:
@@ -91,10 +95,13 @@ class Notifier:
             return None
         if self._is_quiet() and worst_severity(items) != CRITICAL:
             return None
-        return compose(self._pm, items, self._timing.zone)
+        return compose(self._pm, items, self._timing.zone, self._clocks.wall())
 
     def settle(self, wait_s: float = 0.0) -> None:
-        """Note which messages were taken; wait at most so long for those being sent."""
+        """Note which messages were taken; wait at most so long for those being sent.
+
+        Raises StorageError if the file cannot be written; the next call notes them then.
+        """
         deadline_s = time.monotonic() + wait_s
         for way in self.ways:
             outcome = way.outcome(max(deadline_s - time.monotonic(), 0.0))
@@ -104,6 +111,7 @@ class Notifier:
                 message = way.give_up()
                 if message is not None:
                     self._note(way, message, f"no answer for {shown_duration(_STUCK_S)}")
+        self._note_taken()
 
     def waiting_count(self, way: Way) -> int:
         """How many items a way has not told yet."""
@@ -138,14 +146,23 @@ class Notifier:
                 self._said_s[way.key] = now_s
                 _log.warning("way %s did not take a message, which is kept: %s", way.label, problem)
             return
-        self._store.take(way.key, message.last_sequence)
-        self._waiting[way.key] = self._store.waiting(way.key)
+        self._taken[way.key] = message.last_sequence
         way.failure_count = 0
         way.due_s = now_s + self._timing.pause_s
         _log.info("way %s: told: %s", way.label, message.title)
         if way.key in self._down_since:
             down_s = now_s - self._down_since.pop(way.key)
             _log.info("way %s works again, after %s", way.label, shown_duration(down_s))
+
+    def _note_taken(self) -> None:
+        """Note in the file what was taken, before anything is sent again."""
+        for key, sequence in list(self._taken.items()):
+            with self._pm.transaction():
+                # A backup restored since has other items under these numbers.
+                if self._pm.file_id == self._lines[key]:
+                    self._store.take(key, sequence)
+            del self._taken[key]
+            self._waiting[key] = self._store.waiting(key)
 
 
 def follow(notifier: Notifier, signals: StopSignals, clocks: Clocks) -> None:

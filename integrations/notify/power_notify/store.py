@@ -19,7 +19,7 @@ _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS power_notify_items (
         sequence INTEGER PRIMARY KEY AUTOINCREMENT,
         follower TEXT NOT NULL,
-        kind TEXT NOT NULL,           -- an event's type, or recovered, silent, back
+        kind TEXT NOT NULL,           -- an event's type, or recovered, silent, back, deleted
         is_reminder INTEGER NOT NULL, -- the alert was told before
         device_id TEXT NOT NULL,
         device_name TEXT NOT NULL,
@@ -44,6 +44,9 @@ _SCHEMA = (
         seen TEXT NOT NULL,           -- the last time at which it is known to have stood
         is_told INTEGER NOT NULL,     -- it was told, so that its end is told too
         told_at REAL NOT NULL,        -- epoch seconds; reminders go by it
+        device_id TEXT NOT NULL,      -- these three for the time when the meter is deleted
+        device_name TEXT NOT NULL,
+        meter_label TEXT NOT NULL,
         PRIMARY KEY (follower, meter_id)
     ) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS power_notify_silent (
@@ -84,6 +87,9 @@ class Standing:
     seen: str
     is_told: bool
     told_at: float
+    device_id: str
+    device_name: str
+    meter_label: str
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class Store:
         They then belong to this one.
         """
         with self._pm.connection() as conn:
+            _drop_alerts_of_before(conn)
             for statement in _SCHEMA:
                 conn.execute(statement)
             sql = "SELECT file_id FROM power_notify_followers WHERE follower = ?"
@@ -147,8 +154,8 @@ class Store:
             conn.execute("DELETE FROM power_notify_alerts WHERE follower = ?", (self.follower,))
             conn.executemany(
                 """INSERT INTO power_notify_alerts
-                (follower, meter_id, level, since, seen, is_told, told_at)
-                VALUES (?, ?, ?, ?, ?, ?, ?)""",
+                (follower, meter_id, level, since, seen, is_told, told_at, device_id, device_name,
+                meter_label) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 [
                     (
                         self.follower,
@@ -158,6 +165,9 @@ class Store:
                         alert.seen,
                         int(alert.is_told),
                         alert.told_at,
+                        alert.device_id,
+                        alert.device_name,
+                        alert.meter_label,
                     )
                     for meter_id, alert in state.alerts.items()
                 ],
@@ -230,6 +240,14 @@ class Store:
         conn.execute(sql, (self.follower, slowest))
 
 
+def _drop_alerts_of_before(conn: sqlite3.Connection) -> None:
+    """Drop a table of a development version; alerts that stand are told once more."""
+    sql = "SELECT name FROM pragma_table_info('power_notify_alerts')"
+    columns = [name for (name,) in conn.execute(sql)]
+    if columns and "device_id" not in columns:
+        conn.execute("DROP TABLE power_notify_alerts")
+
+
 def _rows(conn: sqlite3.Connection, sql: str, *values: object) -> list[sqlite3.Row]:
     """The rows of a query, with columns by name."""
     cursor = conn.cursor()
@@ -239,7 +257,14 @@ def _rows(conn: sqlite3.Connection, sql: str, *values: object) -> list[sqlite3.R
 
 def _standing_of(row: sqlite3.Row) -> Standing:
     return Standing(
-        AlertLevel(row["level"]), row["since"], row["seen"], bool(row["is_told"]), row["told_at"]
+        level=AlertLevel(row["level"]),
+        since=row["since"],
+        seen=row["seen"],
+        is_told=bool(row["is_told"]),
+        told_at=row["told_at"],
+        device_id=row["device_id"],
+        device_name=row["device_name"],
+        meter_label=row["meter_label"],
     )
 
 

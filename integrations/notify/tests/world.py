@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ends import PATIENCE_S
 from power_notify.news import Clocks, Rules
 from power_notify.notifier import Notifier, Timing
 from power_notify.ways import open_ways
@@ -63,4 +64,4 @@ class World:
 def tell(notifier: Notifier) -> None:
     """One look, until all that it sends has been taken or has failed."""
     notifier.look()
-    notifier.settle(30.0)
+    notifier.settle(PATIENCE_S)

@@ -6,8 +6,10 @@ storage    the library behind one function, `Storage.call`, which runs it off th
 source     what the routes read from: a file or a fleet
 problems   errors as RFC 9457 problem JSON with a stable code, the library's among them
 tokens     bearer tokens: their file, grants, one-use tickets
+queries    the parameters that a route knows; others are refused
 auth       who may do what on which device
 limits     token buckets
+locks      locks on directories, between processes
 guard      checks on every request and WebSocket: hosts, origins, sizes, times; log and metrics
 compress   gzip for clients that accept it
 models     records that are sent beside the library's

@@ -16,7 +16,7 @@ from starlette.routing import Match, WebSocketRoute
 from power_manager import PowerManagerError
 from power_service import __version__
 from power_service.auth import Gate
-from power_service.backup import OneAtATime
+from power_service.backup import OneAtATime, remove_abandoned
 from power_service.fleet_source import open_fleet
 from power_service.hub import Hub
 from power_service.metrics import Metrics
@@ -37,9 +37,10 @@ A service serves a file, or a fleet whose devices send their files to an engine;
 `GET /v1/me` says which. The routes are the same. For a fleet, whatever writes is refused with 409
 `needs_a_file`; for a file, all routes under `/v1/fleet` are 404 `no_fleet`.
 
-Numbers are strict: NaN, Infinity, 1e999, true and "12.5" are refused with 422. Errors are RFC 9457
-problem JSON; programs should use `code`. A token bound to devices gets 403 for everything of other
-devices, whether they exist or not.
+Numbers are strict: NaN, Infinity, 1e999, true and "12.5" are refused with 422. So are a key of a
+body and a parameter of a query that are unknown, or come twice. Errors are RFC 9457 problem JSON;
+programs should use `code`. A token bound to devices gets 403 for everything of other devices,
+whether they exist or not.
 
 The stream is the WebSocket `/v1/stream?device_id=&after=&file_id=`; its messages are under
 `webhooks`. Resume with the last `sequence` as `after` and the `file_id` of the last hello.
@@ -56,6 +57,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     state.storage = state.gate.storage = Storage(state.settings, state.clock, state.fleet)
     state.backups = OneAtATime()
+    if not state.settings.is_fleet:
+        remove_abandoned(state.settings.db)
     state.hub = Hub(state.settings, state.storage, state.gate, state.metrics)
     try:
         await state.hub.start()
@@ -84,6 +87,7 @@ def make_api(settings: Settings, clock: Callable[[], float] = time.time) -> Fast
     app.state.settings = settings
     app.state.metrics = Metrics()
     app.state.clock = clock
+    app.state.queries = {}  # those that each route knows, once the contract is made
     app.state.fleet = open_fleet(settings, clock) if settings.is_fleet else None
     app.state.gate = Gate(settings, TokenFile(settings.token_file))
     for router in ROUTERS:

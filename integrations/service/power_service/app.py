@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from power_service import docs, openapi
+from power_service import docs, openapi, queries
 from power_service.api import METHODS, make_api
 from power_service.billing import add_webhook
 from power_service.bodies import JSON
@@ -30,6 +30,7 @@ def create_app(
     """The application to serve, and the FastAPI inside it. Raises Refused."""
     app = make_api(settings, clock)
     document = openapi.build(app)
+    app.state.queries = queries.of_contract(document)
     contract = FixedFile(openapi.text(document).encode(), JSON, {"Cache-Control": "no-cache"})
     described = page("Power service: routes", docs.html(document))
 

@@ -12,6 +12,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 from power_manager import InvalidValue, NotFound
 from power_service.limits import Buckets
 from power_service.problems import Code, Problem, retry_later
+from power_service.queries import check_query
 from power_service.settings import Refused, Settings, how_to_make_one, is_loopback
 from power_service.storage import Lane, Storage, storage_of
 from power_service.tokens import EVERYBODY, Grant, Scope, Tickets, TokenFile
@@ -42,10 +43,10 @@ class Gate:
         self._buckets = Buckets(settings.rate, settings.burst)
         self._failures = Buckets(min(settings.rate, 10.0), 20)  # for each address
         self._trouble = ""  # why the tokens cannot be read; "" while they can
+        self._had_some = bool(tokens.grants)
 
     async def refresh(self) -> None:
         """Read the tokens again if their file has changed; keep the old ones if that fails."""
-        had_some = bool(self.tokens.grants)
         try:
             await self.storage.call(Lane.POLL, self.tokens.refresh)
         except (Refused, OSError, Problem) as error:
@@ -54,7 +55,9 @@ class Gate:
             self._trouble = str(error)
         else:
             self._trouble = ""
-            if had_some and not self.tokens.grants:
+            had_some = self._had_some  # not from before the call: two may be under way
+            self._had_some = bool(self.tokens.grants)
+            if had_some and not self._had_some:
                 _log.warning(
                     "%s has no token any more, so every request is refused; put it back, or make "
                     "one: %s",
@@ -167,12 +170,18 @@ async def access(
     wanted: SecurityScopes,
     given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
 ) -> Grant:
-    """The grant of a request, with the wanted scope: the dependency of routes that need a token."""
+    """The grant of a request, with the wanted scope: the dependency of routes that need a token.
+
+    Also raises Problem 422 for a query that the route does not know.
+    """
     gate: Gate = request.app.state.gate
     client = request.client.host if request.client else ""
     scope = wanted.scopes[0] if wanted.scopes else None
     grant = await gate.admit(given.credentials if given else None, scope, client)
     request.state.grant = grant
+    operation = getattr(request.scope.get("route"), "operation_id", None)
+    if operation in request.app.state.queries:
+        check_query(request.query_params, request.app.state.queries[operation])
     return grant
 
 

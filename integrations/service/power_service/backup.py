@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
+import shutil
 import ssl
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from power_manager import PowerManager, StorageError, replace_file
 from power_service.errors import ServiceError
+from power_service.locks import locked, locked_if_free
+from power_service.settings import TOKEN_VARIABLE
 
 MEDIA_TYPE = "application/vnd.sqlite3"
 _CHUNK_BYTES = 256 * 1024
 _MAGIC = b"SQLite format 3\0"
 _SECONDS = 300.0  # of silence: the service copies the file before it sends it
+_PREFIX = ".power-backup-"  # of the directories in which copies are made
+_log = logging.getLogger("power_service")
 
 
 class BackupFailed(ServiceError):
@@ -30,18 +37,56 @@ class BackupFailed(ServiceError):
 
 
 def copy(pm: PowerManager) -> BinaryIO:
-    """An open copy without a name: it is gone however the service ends. Raises StorageError."""
-    database = Path(os.path.abspath(pm.db_path))
+    """An open copy without a name: it is gone however the service ends. Raises StorageError.
+
+    Until it is whole it has a name, which a service that is killed leaves behind: see
+    remove_abandoned().
+    """
+    beside = Path(os.path.abspath(pm.db_path)).parent  # /tmp may have no room for it
+    with _about(beside), contextlib.ExitStack() as at_the_end:
+        with locked(beside):  # or another process would take the new directory for abandoned
+            _remove_abandoned(beside)
+            made = tempfile.TemporaryDirectory(dir=beside, prefix=_PREFIX)
+            path = Path(at_the_end.enter_context(made)) / "copy.db"
+            at_the_end.enter_context(locked(path.parent))
+        pm.backup(path)
+        return path.open("rb")
+
+
+def remove_abandoned(database: Path) -> None:
+    """Remove what services that were killed have left of copies beside the database.
+
+    Each may be as large as the database. What cannot be removed stays, and the log says so.
+    """
+    beside = Path(os.path.abspath(database)).parent
     try:
-        # Beside the database: /tmp may have no room for it.
-        with tempfile.TemporaryDirectory(dir=database.parent, prefix=".power-backup-") as directory:
-            path = Path(directory) / "copy.db"
-            pm.backup(path)
-            return path.open("rb")
+        with locked(beside):
+            _remove_abandoned(beside)
+    except OSError as error:  # of a directory that only its files can be read of
+        _log.warning("unfinished copies in %s cannot be looked for: %s", beside, error.strerror)
+
+
+def _remove_abandoned(beside: Path) -> None:
+    """Remove the directories of copies that no process holds the lock of."""
+    for directory in beside.glob(f"{_PREFIX}*"):
+        try:
+            with locked_if_free(directory) as is_abandoned:
+                if is_abandoned:
+                    shutil.rmtree(directory)
+                    _log.warning("removed %s: a copy that was never finished", directory)
+        except OSError as error:  # such as that of another user
+            _log.warning("%s cannot be removed: %s", directory, error.strerror)
+
+
+@contextlib.contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Let an OSError of the block be a StorageError about `path`; one that is already stays."""
+    try:
+        yield
+    except StorageError:
+        raise
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(database.parent, error.strerror) from error
+        raise StorageError(path, str(error.strerror or error)) from error
 
 
 class OneAtATime:
@@ -113,47 +158,59 @@ def download(url: str, token: str | None, target: Path) -> None:
         raise BackupFailed(
             f"{url}: expected the address of a service, such as http://127.0.0.1:8080"
         )
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    # The file first: where it cannot be made, the service need not copy anything. Every fault of
+    # the service is a BackupFailed, so an OSError is one of the disk.
+    with (
+        _about(target),
+        replace_file(target, 0o600) as file,
+        contextlib.closing(_received(url, token)) as chunks,
+    ):
+        for chunk in chunks:
+            file.write(chunk)
+
+
+def _received(url: str, token: str | None) -> Generator[bytes, None, None]:
+    """The copy that a service makes, part by part. Raises BackupFailed."""
+    headers = _authorization(token)
     opener = urllib.request.build_opener(_NoRedirect)
     try:
         request = urllib.request.Request(f"{url.rstrip('/')}/v1/backup", headers=headers)
-        # The file first: where it cannot be made, the service need not copy anything.
-        with (
-            replace_file(target, 0o600) as file,
-            opener.open(request, timeout=_SECONDS) as answer,
-        ):
-            _save(answer, file, target)
-    except StorageError:
-        raise
+        with opener.open(request, timeout=_SECONDS) as answer:
+            yield from _checked(answer)
     except urllib.error.HTTPError as error:
         raise BackupFailed(f"{url}: {_detail(error)}") from None
     except urllib.error.URLError as error:
-        raise BackupFailed(f"{url}: {_reason(error)}") from None
+        raise BackupFailed(f"{url}: {_reason(error.reason)}") from None
     except (OSError, HTTPException, ValueError) as error:
-        raise BackupFailed(f"{url}: {error}") from None
+        raise BackupFailed(f"{url}: {_reason(error)}") from None
 
 
-def _save(answer: HTTPResponse, file: BinaryIO, target: Path) -> None:
-    """Write an answer to a new file, which becomes `target`.
-
-    Raises ValueError if it is no database, or not all of one; StorageError.
-    """
+def _checked(answer: HTTPResponse) -> Iterator[bytes]:
+    """The parts of an answer. Raises ValueError if it is no database, or not all of one."""
     byte_count = 0
     while chunk := answer.read(_CHUNK_BYTES):
         if byte_count == 0 and not chunk.startswith(_MAGIC):
             raise ValueError("the answer is not a database: check the service's address")
         byte_count += len(chunk)
-        try:
-            file.write(chunk)
-        except OSError as error:  # as on a full disk: not the service's fault
-            raise StorageError(target, str(error.strerror or error)) from error
+        yield chunk
     if byte_count == 0 or str(byte_count) != answer.headers["Content-Length"]:
         raise ValueError("the answer ended early: try again")
 
 
-def _reason(error: urllib.error.URLError) -> str:
-    """Why there is no connection, and what would do."""
-    reason = error.reason
+def _authorization(token: str | None) -> dict[str, str]:
+    """The header with a token, if there is one. Raises BackupFailed, which does not show it."""
+    if not token:
+        return {}
+    if not (token.isascii() and token.isprintable()):
+        raise BackupFailed(
+            f"${TOKEN_VARIABLE}: expected a token as power-service token new prints it, got text "
+            "with the end of a line, or another character that no token has"
+        )
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _reason(reason: str | BaseException) -> str:
+    """Why there is no copy, and what would do."""
     if isinstance(reason, ssl.SSLCertVerificationError):
         return (
             f"its certificate is not trusted ({reason.verify_message}): name the file of a "

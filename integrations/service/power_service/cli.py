@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import logging
 import os
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -153,14 +155,35 @@ def _not_empty(text: str) -> str:
 def _new_token(options: argparse.Namespace, settings: Settings) -> int:
     tokens = TokenFile(settings.token_file)
     token, grant = tokens.new(options.name, map(Scope, options.scope), options.device)
-    if options.json:
-        print(shown_json({"token": token, **_token_as_json(grant)}))
-        return 0
-    print(token)
-    print_error(
-        f"power-service: token {grant.id} is in {tokens.path}; its text is printed only this once"
-    )
+    try:
+        print(shown_json({"token": token, **_token_as_json(grant)}) if options.json else token)
+        sys.stdout.flush()
+    except BaseException:  # nobody has seen it, and nothing else has its text
+        tokens.revoke(grant.id)
+        raise
+    for text in _doubts(options, settings):
+        print_error(f"power-service: {text}")
+    if not options.json:
+        print_error(
+            f"power-service: token {grant.id} is in {tokens.path}; its text is printed only this "
+            "once"
+        )
     return 0
+
+
+def _doubts(options: argparse.Namespace, settings: Settings) -> Iterator[str]:
+    """What about a new token may be a slip of the pen: a database or devices that are not there."""
+    if settings.is_fleet or settings.tokens is not None:
+        return  # it does not go by a database
+    if not settings.db.exists():
+        yield f"{settings.db}: there is no such database yet: start the service with the same --db"
+        return
+    if options.device:
+        with PowerManager(settings.db) as pm:
+            known = {device.id for device in pm.list_devices()}
+        for device_id in dict.fromkeys(options.device):
+            if device_id not in known:
+                yield f"no device has the id {device_id!r} yet: the token is for that id alone"
 
 
 def _list_tokens(options: argparse.Namespace, settings: Settings) -> int:
@@ -275,8 +298,17 @@ def _with_connections_allowed(settings: Settings) -> Settings:
     return settings.model_copy(update={"max_connections": allowed})
 
 
-def _serve(settings: Settings, announce: Announce, *, signs_in: bool = False) -> int:
-    """Serve; with `signs_in`, the announced address is a link that signs in once, if needed."""
+def _serve(
+    settings: Settings,
+    announce: Announce,
+    *,
+    signs_in: bool = False,
+    at_hard_end: Callable[[], object] | None = None,
+) -> int:
+    """Serve; with `signs_in`, the announced address is a link that signs in once, if needed.
+
+    `at_hard_end` is called where a call still runs when the time for an end is over.
+    """
     # FastAPI takes half a second to import: `token` does without it.
     from power_service.app import create_app
     from power_service.server import make_server, run
@@ -295,6 +327,8 @@ def _serve(settings: Settings, announce: Announce, *, signs_in: bool = False) ->
         announce(url)
 
     server = make_server(settings, guarded, app, announce_page)
+    if at_hard_end is not None:
+        server.at_hard_end = at_hard_end
     # The port before the database: a start that fails must not leave an empty one behind.
     bound = bind(settings.host, settings.port)
     with contextlib.ExitStack() as at_the_end:
@@ -343,7 +377,8 @@ def _serve_demo(options: argparse.Namespace, settings: Settings) -> int:
         try:
             # What it prints is for a person: of the log, only what is wrong.
             with log_to_stderr("power_service", logging.WARNING):
-                return _serve(settings, announce)
+                remove = functools.partial(shutil.rmtree, directory, ignore_errors=True)
+                return _serve(settings, announce, at_hard_end=remove)
         finally:
             demo.stop()
 

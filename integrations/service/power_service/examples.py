@@ -39,6 +39,7 @@ _READING: dict[str, Any] = {
     "charge_pct": 19.5,
     "timestamp": "2026-11-23T12:00:00.000000+00:00",
 }
+_FILE_ID = "3a7d1c5e9b2f40688d4e6c1a0f93b75e"
 _EVENT: dict[str, Any] = {
     "id": "9b2f60c1d7e8a354",
     "device_id": "edge-001",
@@ -125,7 +126,7 @@ RESPONSES: dict[str, Any] = {
     },
     "getMeter": _METER,
     "updateMeter": {**_METER, "capacity_wh": 48.0},
-    "postReadings": {"received": 2, "stored": 1},
+    "postReadings": {"received": 2, "stored": 1, "implausible_charges": 0},
     "listReadings": {"readings": [_READING], "next_cursor": "0660e9b3d08001"},
     "deleteReadings": {"deleted": 12},
     "getSeries": _SERIES,
@@ -138,7 +139,12 @@ RESPONSES: dict[str, Any] = {
         "note": "service restarted",
         "meter_id": None,
     },
-    "followEvents": {"events": [{"sequence": 41, "event": _EVENT}], "next_after": 41},
+    "followEvents": {
+        "events": [{"sequence": 41, "event": _EVENT}],
+        "next_after": 41,
+        "recovered": True,
+        "file_id": _FILE_ID,
+    },
     "createStreamTicket": {"ticket": "zQ0yX4…", "expires_in": 30.0},
     "getRuntime": {"device_id": "edge-001", "estimated_runtime_hours": 5.27},
     "getBudget": {
@@ -261,7 +267,7 @@ STREAM: tuple[dict[str, Any], ...] = (
         "oldest": 1,
         "latest": 41,
         "recovered": True,
-        "file_id": "3a7d1c5e9b2f40688d4e6c1a0f93b75e",
+        "file_id": _FILE_ID,
     },
     {"type": "event", "sequence": 41, "event": _EVENT},
     {"type": "reading", "device_id": "edge-001", "reading": _READING},

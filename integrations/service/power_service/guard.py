@@ -52,9 +52,11 @@ def _decode(scope: Scope) -> None:
         return
     if b"%00" in raw:
         raise Problem(Code.INVALID_VALUE, "path: expected text without NUL")
-    scope["path"] = "/".join(
-        unquote(part).replace("/", _SLASH) for part in raw.decode("ascii", "replace").split("/")
-    )
+    try:
+        parts = [unquote(part, errors="strict") for part in raw.decode("ascii").split("/")]
+    except UnicodeDecodeError:  # with a character in its place, different ids would be one
+        raise Problem(Code.INVALID_VALUE, "path: expected UTF-8, percent-encoded") from None
+    scope["path"] = "/".join(part.replace("/", _SLASH) for part in parts)
 
 
 class _Body:

@@ -24,7 +24,7 @@ from power_service.clients import SLOW, Client, end
 from power_service.metrics import Metrics
 from power_service.models import EventMessage, HeartbeatMessage, HelloMessage
 from power_service.presence import Bounds, Changes, Frame, Replaced, message_text
-from power_service.problems import Code, Problem
+from power_service.problems import Code, Problem, retry_later
 from power_service.settings import Settings
 from power_service.storage import Lane, Storage
 from power_service.tokens import EVERYBODY
@@ -81,6 +81,15 @@ class Hub:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+
+    async def bounds(self) -> Bounds:
+        """The line of history, and its first and last sequence. Raises StorageError, Problem."""
+        try:
+            async with self._catching_up:
+                return await self._storage.call(Lane.POLL, self._watcher.bounds)
+        except Replaced:  # the next look ends the service
+            detail = "the database was replaced; the service restarts"
+            raise retry_later(Code.STORAGE_UNAVAILABLE, detail, 5) from None
 
     def close_all(self, code: int, reason: str) -> None:
         """Close every client."""
@@ -195,7 +204,7 @@ class Hub:
             await end(client.ws, code, reason)
             return
         for error in results:
-            if isinstance(error, (StorageError, Problem, Replaced)):
+            if isinstance(error, (StorageError, Problem)):
                 await end(client.ws, 1011, Code.STORAGE_UNAVAILABLE.value)
             elif isinstance(error, Exception) and not isinstance(
                 error, (WebSocketDisconnect, OSError)
@@ -205,9 +214,7 @@ class Hub:
 
     async def _feed(self, client: Client, begin: Begin) -> None:
         """Send hello, the events that were missed, the meters' present state, then what comes."""
-        async with self._catching_up:
-            bounds = await self._storage.call(Lane.POLL, self._watcher.bounds)
-        hello = _hello(begin, bounds)
+        hello = _hello(begin, await self.bounds())
         client.cursor = hello.resumed_from
         await client.send(message_text(hello))
         while client.cursor < self.position:  # no await from this check to client.live = True
@@ -232,18 +239,25 @@ class Hub:
             client.offer(frame)
 
 
-def _hello(begin: Begin, bounds: Bounds) -> HelloMessage:
-    """The client's hello: it resumes where it left off, if the file still has that place."""
+def where_to_resume(begin: Begin, bounds: Bounds) -> tuple[int, bool]:
+    """The sequence after which a client's events begin, and whether it misses none by that.
+
+    It resumes where it left off, if the file still has that place.
+    """
     same_line = begin.file_id is None or begin.file_id == bounds.file_id
     if begin.after is None or not same_line:  # a sequence of another line means nothing here
-        resumed_from = bounds.latest
-    else:
-        resumed_from = min(max(begin.after, bounds.oldest - 1, 0), bounds.latest)
+        return bounds.latest, False
+    resumed_from = min(max(begin.after, bounds.oldest - 1, 0), bounds.latest)
+    return resumed_from, resumed_from == begin.after
+
+
+def _hello(begin: Begin, bounds: Bounds) -> HelloMessage:
+    resumed_from, recovered = where_to_resume(begin, bounds)
     return HelloMessage(
         "hello",
         resumed_from,
         bounds.oldest,
         bounds.latest,
-        recovered=same_line and resumed_from == begin.after,
+        recovered=recovered,
         file_id=bounds.file_id,
     )

@@ -94,10 +94,15 @@ def series_of(meter_id: str, reading_count: int, points: list[PowerReading]) -> 
 
 @dataclass
 class IngestResult:
-    """How many readings were received, and how many of them were new and stored."""
+    """How many readings were received, and how many of them were new and stored.
+
+    Of `implausible_charges` the charge was below 0 or above 110 %, as a gauge's -1 or 255 for one
+    that it does not know: these readings have come without a charge.
+    """
 
     received: int
     stored: int
+    implausible_charges: Annotated[int, Field(description="Number of readings")]
 
 
 @dataclass
@@ -110,10 +115,16 @@ class SequencedEvent:
 
 @dataclass
 class EventPage:
-    """Events in order of their sequence; pass `next_after` as the next `after`."""
+    """Events in order of their sequence; pass `next_after` as the next `after`, with `file_id`.
+
+    Where `recovered` is false, events after the given `after` may be missing, because the file is
+    another one or has lost them: fetch again what you show.
+    """
 
     events: list[SequencedEvent]
     next_after: int
+    recovered: bool
+    file_id: str
 
 
 @dataclass

@@ -47,7 +47,7 @@ _DESCRIPTIONS = {
     "was stored.",
 }
 _EVERYWHERE = (421, 431, 500, 503)
-_WITH_TOKEN = (401, 403, 429)
+_WITH_TOKEN = (401, 403, 422, 429)
 _OF_A_FILE = (409,)  # of routes that write, or read the file itself: a fleet has none
 _WITH_BODY = (400, 408, 413, 415, 422)
 # The other errors of an operation.
@@ -167,7 +167,6 @@ def _complete(operation: dict[str, Any]) -> None:
     statuses.update(_WITH_TOKEN if "security" in operation else ())
     statuses.update(_OF_A_FILE if _scopes(operation) & {"write", "admin"} else ())
     statuses.update(_WITH_BODY if "requestBody" in operation else ())
-    statuses.update((422,) if operation.get("parameters") else ())
     responses.pop("422", None)
     for status in sorted(statuses):
         responses[str(status)] = {"$ref": f"#/components/responses/Problem{status}"}

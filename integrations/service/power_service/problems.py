@@ -129,10 +129,17 @@ def retry_later(code: Code, detail: str, seconds: int) -> Problem:
     return Problem(code, detail, {"Retry-After": str(seconds)})
 
 
+def unknown_id(kind: str, id_: str) -> str:
+    """What is said of a device or meter that is not there; the library speaks of its functions."""
+    return f"no {kind} has the id {id_!r}: GET /v1/{kind}s lists them"
+
+
 def of_library_error(error: PowerManagerError) -> Problem:
     """An error of the library as a problem. It never names a path: paths are for the log."""
     if isinstance(error, NotFound):
-        return Problem(Code.NOT_FOUND, str(error))
+        has_id = bool(error.kind)
+        text = f"{error.kind}_id: {unknown_id(error.kind, error.id)}" if has_id else str(error)
+        return Problem(Code.NOT_FOUND, text)
     if isinstance(error, InvalidValue):
         return Problem(Code.INVALID_VALUE, str(error))
     if not isinstance(error, StorageError):

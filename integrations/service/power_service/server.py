@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -147,6 +147,7 @@ class Server(uvicorn.Server):
         self._app = app
         self.replaced = False  # it ended because the database is another file
         self.is_interrupted = False  # it ended by Ctrl-C
+        self.at_hard_end: Callable[[], object] = _nothing  # called where LAST_SECONDS have passed
 
     @property
     def exit_code(self) -> int:
@@ -158,11 +159,17 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end; a timer ends the process even if something hangs."""
         self.is_interrupted = sig == signal.SIGINT
-        # Safe: every write is one transaction.
-        last = threading.Timer(LAST_SECONDS, os._exit, (130 if self.is_interrupted else 0,))
+        last = threading.Timer(LAST_SECONDS, self._end_hard, (130 if self.is_interrupted else 0,))
         last.daemon = True
         last.start()
         super().handle_exit(sig, frame)
+
+    def _end_hard(self, code: int) -> NoReturn:
+        """End the process, whatever still runs. It is safe: every write is one transaction."""
+        try:
+            self.at_hard_end()
+        finally:
+            os._exit(code)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the database, listen, and say where. Raises CannotListen."""
@@ -208,6 +215,10 @@ class Server(uvicorn.Server):
     def _cut(self) -> None:
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+
+def _nothing() -> None:
+    """There is nothing to put in order."""
 
 
 def _address(scheme: str, host: str, port: int) -> str:

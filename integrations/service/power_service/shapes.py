@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_ID = 200  # characters of an id or a ticket
+MAX_FILE_ID = 100  # characters
 LAST_US = 7_289_654_399_999_999  # the last moment that a reading can have: the end of 2200
 MAX_BATCH = 10_000  # readings in one request
 # Text with something to see in it, and without NUL. Spelled out: \s differs between languages.
@@ -66,7 +67,8 @@ NEW_READING = Shape(
     {
         "charge_pct": {
             **_NULLABLE_NUMBER,
-            "description": "%, clamped to 0..100; null: the meter's last, which may be unknown",
+            "description": "%; up to 110 is full; below 0 and above 110 is not known, and counted "
+            "in the answer; null: not known. Then it is the meter's last, which may be unknown",
         },
         "timestamp": _TIME,
     },

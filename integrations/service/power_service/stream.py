@@ -10,11 +10,13 @@ from power_service.auth import Gate, check_devices
 from power_service.clients import Client, end
 from power_service.hub import Begin, Hub
 from power_service.problems import Code, Problem
+from power_service.queries import check_query
+from power_service.shapes import MAX_FILE_ID
 from power_service.tokens import Grant, Scope
 
 SUBPROTOCOL = "power.v1"
 _MAX_SEQUENCE = 2**63 - 1
-_MAX_FILE_ID = 100  # characters
+_PARAMETERS = {"device_id": True, "after": False, "file_id": False, "ticket": False}
 _log = logging.getLogger("power_service.stream")
 
 
@@ -33,9 +35,11 @@ async def _admit(ws: WebSocket, gate: Gate) -> Grant:
 
 
 def _begin(ws: WebSocket) -> Begin:
+    """Where the client begins. Raises Problem 422."""
+    check_query(ws.query_params, _PARAMETERS)
     text = ws.query_params.get("after")
     file_id = ws.query_params.get("file_id")
-    if file_id is not None and not 0 < len(file_id) <= _MAX_FILE_ID:
+    if file_id is not None and not 0 < len(file_id) <= MAX_FILE_ID:
         raise Problem(Code.INVALID_VALUE, "file_id: expected the file_id of an earlier hello")
     if text is None:
         return Begin(None, file_id)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import hmac
 import json
 import os
 import secrets
 import stat
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from enum import Enum
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from power_manager import replace_file
+from power_service.locks import locked
 from power_service.settings import Refused
 
 
@@ -104,38 +104,30 @@ def _write(path: Path, grants: Iterable[Grant]) -> None:
         file.write(text.encode())
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One change of the file at a time, across all processes."""
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 class TokenFile:
     """The valid tokens. Their file is read again when the command line has changed it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen: tuple[int, int, int] | None = None
+        # Two threads that read it at once could keep an earlier content as the latest.
+        self._reading = threading.Lock()
         self.grants: list[Grant] = []
         self.refresh()
 
     def refresh(self) -> None:
         """Read the file again if it has changed. Raises Refused."""
-        try:
-            now = os.stat(self.path)
-        except FileNotFoundError:
-            self._seen = None
-            self.grants = []
-            return
-        seen = (now.st_ino, now.st_mtime_ns, now.st_ctime_ns)
-        if seen != self._seen:
-            self.grants = _read(self.path)
-            self._seen = seen
+        with self._reading:
+            try:
+                now = os.stat(self.path)
+            except FileNotFoundError:
+                self._seen = None
+                self.grants = []
+                return
+            seen = (now.st_ino, now.st_mtime_ns, now.st_ctime_ns)
+            if seen != self._seen:
+                self.grants = _read(self.path)
+                self._seen = seen
 
     def find(self, token: str) -> Grant | None:
         """The grant of a token, or None; it takes the same time for every token."""
@@ -161,14 +153,14 @@ class TokenFile:
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
         names = tuple(dict.fromkeys(scope.value for scope in scopes))
         grant = Grant(secrets.token_hex(4), name, names, _ids(devices), when, digest(token))
-        with _locked(self.path):
+        with locked(self.path.parent):
             _write(self.path, [*_read(self.path), grant])
         self.refresh()
         return token, grant
 
     def revoke(self, token_id: str) -> bool:
         """Revoke a token; return whether there was one with that id. Raises Refused, OSError."""
-        with _locked(self.path):
+        with locked(self.path.parent):
             before = _read(self.path)
             left = [grant for grant in before if grant.id != token_id]
             if len(left) < len(before):

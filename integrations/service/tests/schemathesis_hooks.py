@@ -33,8 +33,9 @@ def _number(value: Any) -> bool:
 def _say_something(reading: Any) -> None:
     """Give a reading a charge, where it would do but for having no value at all."""
     if isinstance(reading, dict) and {"meter_id", "voltage", "current_draw"} <= reading.keys():
-        values = [reading["voltage"], reading["current_draw"], reading.get("charge_pct")]
-        if values == [None, None, None]:
+        charge = reading.get("charge_pct")
+        is_none = charge is None or (_number(charge) and not 0 <= charge <= 110)
+        if is_none and (reading["voltage"], reading["current_draw"]) == (None, None):
             reading["charge_pct"] = 50.0
 
 

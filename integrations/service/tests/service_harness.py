@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 SERVICE = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SERVICE), str(SERVICE.parents[1])])}
 ENVIRONMENT.pop("POWER_MANAGER_DB", None)
-SOON = 20.0  # seconds, on a machine that does other things too
+SOON = 60.0  # seconds, on a machine that does other things too
 
 
 def eventually(check: Callable[[], _T], seconds: float = SOON) -> _T:
@@ -38,12 +38,16 @@ def eventually(check: Callable[[], _T], seconds: float = SOON) -> _T:
         time.sleep(0.02)
 
 
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def held_port() -> socket.socket:
+    """A socket that has a free port of this machine, and does not listen there.
+
+    As long as it is open, no other program is given that port, and one that is told to listen there
+    can, time and again.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
 
 
 @contextlib.contextmanager
@@ -69,7 +73,9 @@ class Service:
 
     def __init__(self, directory: Path, *options: str, program: tuple[str, ...] = ()) -> None:
         self.directory, self.db = directory, directory / "power.db"
-        self.port, self.log = free_port(), directory / "service.log"
+        self._held = held_port()
+        self.port: int = self._held.getsockname()[1]
+        self.log = directory / "service.log"
         self.tokens = TokenFile(directory / "power.db.tokens.json")
         self._program = program
         self._arguments = ["--db", str(self.db), "--port", str(self.port), *options]
@@ -123,6 +129,7 @@ class Service:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        self._held.close()
 
     @property
     def url(self) -> str:
@@ -139,7 +146,7 @@ class Service:
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return httpx2.Client(
-            base_url=self.url, headers=headers, timeout=30, verify=self.verify, trust_env=False
+            base_url=self.url, headers=headers, timeout=SOON, verify=self.verify, trust_env=False
         )
 
 

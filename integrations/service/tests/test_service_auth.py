@@ -24,12 +24,13 @@ from conftest import Start
 from fastapi import FastAPI
 from forked import Forked
 from power_service import cli
+from power_service import tokens as tokens_module
 from power_service.auth import Gate
 from power_service.dashboard import add_dashboard
 from power_service.limits import Buckets
 from power_service.problems import Problem
 from power_service.settings import Refused, Settings
-from power_service.tokens import EVERYBODY, Scope, Tickets, TokenFile
+from power_service.tokens import EVERYBODY, Grant, Scope, Tickets, TokenFile
 from service_harness import ENVIRONMENT, SERVICE, SOON, Service, certificate, eventually, small_disk
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -485,7 +486,7 @@ class TestTokens:
             "scopes": ["read"],
             "devices": None,
         }
-        assert printed.err == ""
+        assert "printed only this once" not in printed.err
         assert cli.main(["token", "revoke", grant.id, *db]) == 0
         printed = capsys.readouterr()
         assert (json.loads(printed.out), printed.err) == ({"revoked": grant.id}, "")
@@ -508,11 +509,76 @@ class TestTokens:
         assert list(tmp_path.iterdir()) == [path]
         assert path.read_bytes() == before
 
+    @pytest.mark.parametrize("form", [[], ["--json"]])
+    def test_a_token_that_nobody_has_seen_is_none(self, tmp_path: Path, form: list[str]) -> None:
+        """Its text could not be printed, and nothing else has it."""
+        words = ["token", "new", "x", "--scope", "read", "--db", str(tmp_path / "p.db"), *form]
+        command = [sys.executable, "-m", "power_service", *words]
+        with open("/dev/full", "w") as full:
+            run = subprocess.run(
+                command,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+                text=True,
+                check=False,
+            )
+        assert (run.returncode, run.stderr) == (1, "power-service: No space left on device\n")
+        assert TokenFile(tmp_path / "p.db.tokens.json").grants == []
+
+    def test_what_may_be_a_slip_of_the_pen_is_said(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A database or a device that is not there; it may come later, so the token is made."""
+        path = tmp_path / "power.db"
+        new = ["token", "new", "x", "--scope", "read", "--device", "a", "--device", "b"]
+        assert cli.main([*new, "--db", str(path)]) == 0
+        assert f"{path}: there is no such database yet: " in capsys.readouterr().err
+        assert not path.exists()
+        with PowerManager(path) as pm:
+            pm.register_device("a", "A")
+        assert cli.main([*new, "--db", str(path)]) == 0
+        message = capsys.readouterr().err
+        assert "power-service: no device has the id 'b' yet: " in message
+        assert "'a'" not in message
+        assert cli.main([*new, "--tokens", str(tmp_path / "t.json")]) == 0
+        assert " yet: " not in capsys.readouterr().err
+
+    def test_two_threads_that_read_it_keep_the_latest(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A token that was revoked meanwhile is not kept: the second one waits for the first."""
+        tokens = TokenFile(tmp_path / "tokens.json")
+        other = TokenFile(tokens.path)
+        _, grant = other.new("x", [Scope.READ])
+        read, begun, go_on = tokens_module._read, threading.Event(), threading.Event()
+
+        def slow(path: Path) -> list[Grant]:
+            found = read(path)
+            if not begun.is_set():
+                begun.set()
+                assert go_on.wait(SOON)
+            return found
+
+        monkeypatch.setattr(tokens_module, "_read", slow)
+        first = threading.Thread(target=tokens.refresh)
+        first.start()
+        assert begun.wait(SOON)
+        monkeypatch.setattr(tokens_module, "_read", read)
+        other.revoke(grant.id)
+        second = threading.Thread(target=tokens.refresh)
+        second.start()
+        second.join(0.2)  # as far as it comes
+        go_on.set()
+        first.join()
+        second.join()
+        assert tokens.grants == []
+
     def test_tokens_made_at_the_same_time_are_all_kept(self, tmp_path: Path) -> None:
         """Each change of the file is one whole change."""
         words = ["token", "new", "x", "--scope", "read", "--db", str(tmp_path / "p.db")]
         many = [Forked(words, tmp_path / "log", ENVIRONMENT) for _ in range(6)]
-        assert [one.wait(60) for one in many] == [0] * 6
+        assert [one.wait(SOON) for one in many] == [0] * 6
         assert len(TokenFile(tmp_path / "p.db.tokens.json").grants) == 6
 
     def test_a_revoked_token_stops_working_while_the_service_runs(self, house: House) -> None:
@@ -646,13 +712,13 @@ class TestTokens:
             client.get("/v1/devices", params={"token": token})
             ticket = client.post("/v1/stream/tickets").json()["ticket"]
         with connect(f"{service.stream_url}?ticket={ticket}", proxy=None) as stream:
-            stream.recv(10)
+            stream.recv(SOON)
         offered = [Subprotocol("power.v1"), Subprotocol(f"token.{token}")]
         with connect(service.stream_url, subprotocols=offered, proxy=None) as stream:
-            stream.recv(10)
+            stream.recv(SOON)
         service.end()
         log = service.log.read_text()
-        assert "GET /v1/devices 200" in log
+        assert "GET /v1/devices 422" in log, "no route takes one"
         assert token not in log
         assert ticket not in log
 
@@ -818,13 +884,14 @@ class TestLimits:
 
     def test_too_many_requests_are_429_for_that_token_alone(self, make_service: Start) -> None:
         """With Retry-After; another token goes on."""
-        service = make_service("--rate", "0.1", "--burst", "5")
+        # The bucket gets a request back in 1,000 s: no run of this test is as slow.
+        service = make_service("--rate", "0.001", "--burst", "5")
         tokens = [service.token("read") for _ in range(2)]
         service.start()
         with service.client(tokens[0]) as client:
             answers = [client.get("/v1/devices") for _ in range(6)]
         assert [answer.status_code for answer in answers] == [200] * 5 + [429]
-        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 10
+        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 1000
         with service.client(tokens[1]) as client:
             assert client.get("/v1/devices").status_code == 200
         with service.client("wrong") as client:
@@ -853,7 +920,7 @@ class TestLimits:
         with service.client() as client:
             assert client.get("/healthz").status_code == 200
             others = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(3)]
-            others[-1].settimeout(20)
+            others[-1].settimeout(SOON)
             assert cut(others[-1])
             assert client.get("/healthz").status_code == 200
             for other in others:
@@ -861,7 +928,8 @@ class TestLimits:
 
     def test_writers_that_wait_hold_up_no_reader_and_no_probe(self, make_service: Start) -> None:
         """Another process holds the file: excess writes are refused, all else goes on."""
-        service = make_service("--no-auth", program=quick("max_requests=3")).start()
+        _, code = quick("max_requests=3")
+        service = make_service("--no-auth", program=("-c", PATIENT + code)).start()
         statuses: list[int] = []
         with PowerManager(service.db) as other, other.transaction():
             other.register_device("a", "A")
@@ -887,7 +955,7 @@ class TestLimits:
         with contextlib.ExitStack() as stack:
             for _ in range(2):
                 reader = stack.enter_context(
-                    socket.create_connection(("127.0.0.1", service.port), timeout=20)
+                    socket.create_connection(("127.0.0.1", service.port), timeout=SOON)
                 )
                 reader.sendall(b"GET /v1/devices/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
             eventually(lambda: service.log.read_text().count("a reader hangs") == 2)
@@ -914,7 +982,7 @@ class TestLimits:
         if chunked:
             part = b"%x\r\n%s\r\n" % (size, part)
             end = b"0\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", service.port), timeout=SOON) as connection:
             connection.sendall(head.encode() + b"\r\n\r\n")
             for _ in range(parts):
                 connection.sendall(part)
@@ -930,15 +998,14 @@ class TestLimits:
         service = make_service(
             "--no-auth", program=quick("header_seconds=0.5, body_seconds=0.5")
         ).start()
-        with socket.create_connection(("127.0.0.1", service.port), timeout=20) as slow:
-            slow.sendall(begin)
+        with socket.create_connection(("127.0.0.1", service.port), timeout=SOON) as slow:
+            with contextlib.suppress(ConnectionError):  # where this test is the slow one
+                slow.sendall(begin)
             assert cut(slow)
 
     def test_a_body_that_does_not_come_is_408(self, make_service: Start) -> None:
         """The body has a time of its own."""
-        service = make_service(
-            "--no-auth", program=quick("header_seconds=0.5, body_seconds=0.5")
-        ).start()
+        service = make_service("--no-auth", program=quick("body_seconds=0.5")).start()
         head = (
             "POST /v1/readings HTTP/1.1\r\nHost: localhost\r\n"
             "Content-Type: application/json\r\nContent-Length: 9\r\n"
@@ -962,7 +1029,7 @@ class TestTls:
         with connect(
             service.stream_url, ssl=context, additional_headers=headers, proxy=None
         ) as stream:
-            assert json.loads(stream.recv(10))["type"] == "hello"
+            assert json.loads(stream.recv(SOON))["type"] == "hello"
 
     def test_a_handshake_that_does_not_come_is_cut(
         self, make_service: Start, tmp_path: Path
@@ -975,8 +1042,9 @@ class TestTls:
         service.verify = context
         service.start()
         for begin in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n"):
-            with socket.create_connection(("127.0.0.1", service.port), timeout=20) as slow:
-                slow.sendall(begin)
+            with socket.create_connection(("127.0.0.1", service.port), timeout=SOON) as slow:
+                with contextlib.suppress(ConnectionError):  # where this test is the slow one
+                    slow.sendall(begin)
                 assert cut(slow)
         with service.client() as client:
             assert client.get("/healthz").status_code == 200
@@ -995,7 +1063,7 @@ class TestTls:
             assert client.get("/healthz").status_code == 200
             silent = [
                 stack.enter_context(
-                    socket.create_connection(("127.0.0.1", service.port), timeout=20)
+                    socket.create_connection(("127.0.0.1", service.port), timeout=SOON)
                 )
                 for _ in range(3)
             ]
@@ -1102,6 +1170,7 @@ def put_device(service: Service, device_id: str, statuses: list[int]) -> None:
         )
 
 
+PATIENT = "import power_manager; power_manager.BUSY_TIMEOUT = 600.0; "
 HANGS = """
 import logging, sys, threading
 from power_service import cli, storage
@@ -1117,7 +1186,7 @@ sys.exit(cli.main())
 
 def raw(service: Service, request: str) -> str:
     """The answer to bytes as they are."""
-    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=SOON) as connection:
         connection.sendall(request.encode("latin-1"))
         return connection.recv(65_536).decode("latin-1")
 

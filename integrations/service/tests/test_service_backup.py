@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import signal
 import stat
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 from conftest import Start
-from power_service import cli
+from power_service import backup, cli
 from service_harness import Service, certificate, eventually, small_disk
 from test_service_storage import RUN
 
-from power_manager import PowerManager
+from power_manager import PowerManager, replace_file
 
 HELD_COPY = """
-import threading
-from power_service import backup
-made = backup.copy
-def copy(pm):
+import os, threading
+from power_manager import PowerManager
+made = PowerManager.backup
+def copy(pm, path):
     open("copying", "w").close()
-    while not __import__("os").path.exists("go on"):
+    while not os.path.exists("go on"):
         threading.Event().wait(0.02)
-    return made(pm)
-backup.copy = copy
+    made(pm, path)
+PowerManager.backup = copy
 """
 
 
@@ -39,6 +44,24 @@ def filled(service: Service) -> Path:
         meter = pm.add_meter("a", "main")
         pm.log_many((meter.id, 5.0, n / 7, None, n) for n in range(20_000))
     return service.db
+
+
+@contextlib.contextmanager
+def on_a_broken_disk(path: Path, mode: int) -> Iterator[Any]:
+    """As replace_file, of a file that takes in nothing."""
+
+    class Broken:
+        def write(self, _: bytes) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with replace_file(path, mode):
+        yield Broken()
+
+
+def get_in_vain(service: Service, url: str) -> None:
+    """Make a request whose server goes away."""
+    with contextlib.suppress(httpx2.HTTPError), service.client() as client:
+        client.get(url)
 
 
 def devices(path: Path) -> list[str]:
@@ -114,6 +137,36 @@ class TestRest:
                 next(answer.iter_raw())
             with service.client(token) as client:
                 eventually(lambda: client.get("/v1/backup").status_code == 200)
+
+    def test_what_a_killed_service_left_of_a_copy_goes(
+        self, make_service: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When it starts again; a copy that another service is making stays."""
+        monkeypatch.chdir(tmp_path)
+        first = make_service("--no-auth", program=("-c", HELD_COPY + RUN)).start()
+        waiting = threading.Thread(target=get_in_vain, args=(first, "/v1/backup"))
+        waiting.start()
+        eventually((tmp_path / "copying").exists)
+        (half,) = tmp_path.glob(".power-backup-*")
+        second = make_service("--no-auth").start()
+        with second.client() as client:
+            assert client.get("/v1/backup").status_code == 200
+        assert list(tmp_path.glob(".power-backup-*")) == [half]
+        first.end(signal.SIGKILL)
+        waiting.join()
+        assert half.exists()
+        with second.client() as client:
+            assert client.get("/v1/backup").status_code == 200
+        assert list(tmp_path.glob(".power-backup-*")) == []
+        half.mkdir()
+        foreign = tmp_path / ".power-backup-note"
+        foreign.touch()
+        first.start()
+        assert not half.exists()
+        with second.client() as client:
+            assert client.get("/v1/backup").status_code == 200, "what cannot be removed stays"
+        assert f"{foreign} cannot be removed: Not a directory" in first.log.read_text()
+        assert f"removed {half}: a copy that was never finished" in first.log.read_text()
 
 
 class TestCommand:
@@ -229,8 +282,43 @@ class TestCommand:
         monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))
         with small_disk(100_000):
             assert cli.main(["backup", str(target), "--url", service.url]) == 1
-        assert capsys.readouterr().err == f"power-service: {target}: File too large\n"
+        reason = "File too large; free some space, then try again"
+        assert capsys.readouterr().err == f"power-service: {target}: {reason}\n"
         assert [path.read_text() for path in tmp_path.iterdir()] == ["an older copy"]
+
+    def test_a_disk_that_fails(
+        self,
+        service: Service,
+        filled: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Whatever is wrong with it: the copy is named, and not the service."""
+        assert filled.stat().st_size > 500_000
+        target = tmp_path / "copy.db"
+        monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))
+        monkeypatch.setattr(backup, "replace_file", on_a_broken_disk)
+        assert cli.main(["backup", str(target), "--url", service.url]) == 1
+        assert capsys.readouterr().err == f"power-service: {target}: {os.strerror(errno.EIO)}\n"
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("token", ["secret\n", "secret\r\n", "secr\u00e9t", "sec\tret"])
+    def test_a_token_that_no_header_takes_is_not_shown(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        token: str,
+    ) -> None:
+        """As one that was read from a file with its end of the line: the variable is named."""
+        monkeypatch.setenv("POWER_SERVICE_TOKEN", token)
+        words = ["backup", str(tmp_path / "copy.db"), "--url", "http://127.0.0.1:1"]
+        assert cli.main(words) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("power-service: $POWER_SERVICE_TOKEN: expected a token as ")
+        assert "sec" not in message
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_place_where_no_file_can_be(
         self, service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]

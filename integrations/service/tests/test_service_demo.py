@@ -11,6 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -19,7 +20,7 @@ from power_service import cli
 from power_service.demo import DAYS, RECENT_DAYS, Demo
 from power_service.pages import HOW_TO_BUILD
 from power_service.settings import Settings
-from service_harness import ENVIRONMENT, SERVICE, SOON, eventually
+from service_harness import ENVIRONMENT, SERVICE, SOON, eventually, held_port
 
 from power_manager import PowerManager
 
@@ -131,7 +132,7 @@ class TestTheCommand:
             printed = [process.stdout.readline() for _ in range(3)]
             assert [shape(line) for line in printed] == [shape(line) for line in shown()]
             url = printed[1].partition("The demo is at ")[2].strip()
-            with httpx2.Client(base_url=url, trust_env=False, timeout=30) as client:
+            with httpx2.Client(base_url=url, trust_env=False, timeout=SOON) as client:
                 assert client.get("/").headers["Content-Type"].startswith("text/html")
                 before = client.get("/v1/meters").json()
                 assert len(before) == 7
@@ -147,6 +148,27 @@ class TestTheCommand:
             _, errors = process.communicate(timeout=SOON)
         assert (process.returncode, errors) == (expected, "")
         assert not list(tmp_path.glob("power-demo-*"))
+
+    def test_an_end_while_a_call_hangs_leaves_nothing(self, tmp_path: Path) -> None:
+        """The process ends without it; the directory goes all the same."""
+        environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
+        command = [sys.executable, "-W", "error", "-c", HANGING_REPORT, "--demo", "--port", "0"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+        ) as process:
+            assert process.stdout is not None
+            printed = [process.stdout.readline() for _ in range(3)]
+            url = printed[1].partition("The demo is at ")[2].strip()
+            address = urlsplit(url)
+            with socket.create_connection((address.hostname or "", address.port or 0)) as client:
+                request = "GET /v1/devices/lake-cabin/report HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                client.sendall(request.encode())
+                eventually((tmp_path / "hanging").exists)
+                assert list(tmp_path.glob("power-demo-*")) != []
+                process.send_signal(signal.SIGTERM)
+                process.communicate(timeout=SOON)
+        assert process.returncode == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["hanging"]
 
     @pytest.mark.parametrize("before", [signal.SIG_IGN, signal.SIG_DFL])
     def test_under_nohup_it_stays(self, before: signal.Handlers) -> None:
@@ -210,16 +232,17 @@ class TestTheCommand:
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """The demo says so, and takes a free one; a port that is free stays."""
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
+        with held_port() as held:
+            port = held.getsockname()[1]
             settings = Settings(port=port, no_auth=True)
-            assert cli._with_free_port(settings, is_port_given=False).port == 0
-            assert capsys.readouterr().out == (
-                f"Port {port} is taken by another program: the demo takes a free one.\n"
-            )
-            assert cli.main(["--demo", "--port", str(port)]) == 1
-        assert capsys.readouterr() == ("", IN_USE.format(port))
-        assert cli._with_free_port(settings, is_port_given=False).port == port
+            with socket.create_server(("127.0.0.1", port)):
+                assert cli._with_free_port(settings, is_port_given=False).port == 0
+                assert capsys.readouterr().out == (
+                    f"Port {port} is taken by another program: the demo takes a free one.\n"
+                )
+                assert cli.main(["--demo", "--port", str(port)]) == 1
+            assert capsys.readouterr() == ("", IN_USE.format(port))
+            assert cli._with_free_port(settings, is_port_given=False).port == port
 
 
 class TestWithoutThePage:
@@ -269,6 +292,17 @@ import signal, sys
 from power_service import cli, demo
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 demo.DAYS = demo.RECENT_DAYS = 1
+sys.exit(cli.main())
+"""
+HANGING_REPORT = """
+import os, sys, threading
+from power_manager import PowerManager
+from power_service import cli, demo
+demo.DAYS = demo.RECENT_DAYS = 1
+def hang(*_, **__):
+    open(os.path.join(os.environ["TMPDIR"], "hanging"), "w").close()
+    threading.Event().wait()
+PowerManager.export_report = hang
 sys.exit(cli.main())
 """
 END_WHILE_MAKING = """

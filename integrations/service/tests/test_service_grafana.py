@@ -51,16 +51,21 @@ def samples(service: Service) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     with service.client(service.token("admin")) as client:
 
-        def has_meters() -> bool:
+        def has_all() -> bool:
             text = client.get("/metrics").text
             for family in text_string_to_metric_families(text):
                 for sample in family.samples:
                     found.setdefault(sample.name, set()).update(sample.labels)
-            return (
-                "power_meter_charge_percent" in found and "power_meter_energy_in_wh_total" in found
-            )
+            # What comes last: of the meters, and of the requests, as the first one is not counted
+            # in its own answer.
+            wanted = {
+                "power_meter_charge_percent",
+                "power_meter_energy_in_wh_total",
+                "power_service_request_seconds_bucket",
+            }
+            return wanted <= found.keys()
 
-        eventually(has_meters)
+        eventually(has_all)
     return found
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from service_harness import ENVIRONMENT
+from service_harness import ENVIRONMENT, held_port
 
 # Like a run of the tests: it has a service forked, and ends.
 RUN = """
@@ -30,3 +31,16 @@ def test_the_server_that_forks_ends_with_the_tests(tmp_path: Path) -> None:
     with pytest.raises(ProcessLookupError):
         os.killpg(run.pid, 0)
     assert log.read_text() == "done\n"
+
+
+def test_a_port_that_is_held_is_for_who_names_it_alone() -> None:
+    """Also after somebody has listened there: a service that starts again gets its port again."""
+    with held_port() as holder:
+        address = holder.getsockname()
+        for _ in range(2):
+            with socket.create_server(address), socket.create_connection(address):
+                pass
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address)
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(address)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from power_service import cli
-from service_harness import ENVIRONMENT, SERVICE, free_port
+from service_harness import ENVIRONMENT, SERVICE, held_port
 
 README = (SERVICE / "README.md").read_text(encoding="utf-8")
 
@@ -54,13 +56,27 @@ def test_every_command_and_example_runs(tmp_path: Path) -> None:
         (commands / name).chmod(0o755)
     (tmp_path / "integrations").symlink_to(SERVICE.parent)
     environment = {**ENVIRONMENT, "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}"}
-    (tmp_path / "script").write_text(script(free_port()))
-    command = ["timeout", "300", "bash", "script"]
-    run = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert '"type":"discharge"' in run.stdout.replace(" ", "").replace("'", '"'), (
+    with (
+        held_port() as held,
+        (tmp_path / "printed").open("w+") as printed,
+    ):
+        (tmp_path / "script").write_text(script(held.getsockname()[1]))
+        with subprocess.Popen(
+            ["bash", "script"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=printed,
+            stderr=printed,
+            start_new_session=True,
+        ) as run:
+            try:
+                code = run.wait(600)
+            finally:  # also where this test is interrupted, nothing goes on running
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(run.pid, signal.SIGKILL)
+        text = (tmp_path / "printed").read_text()
+    assert code == 0, text
+    assert '"type":"discharge"' in text.replace(" ", "").replace("'", '"'), (
         "the reading's event came"
     )
 

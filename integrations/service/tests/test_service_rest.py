@@ -115,6 +115,12 @@ class TestDevicesAndMeters:
         """No id can hold a NUL."""
         problem(api.get("/v1/devices/a%00b"), 422, "invalid_value")
 
+    def test_a_path_that_is_no_text_is_refused(self, api: httpx2.Client, service: Service) -> None:
+        """With another character in its place, two ids would be one device."""
+        for path in ("%ff", "a%C3", "%ed%a0%80"):
+            problem(api.put(f"/v1/devices/{path}", json={"name": "A"}), 422, "invalid_value")
+        assert "\ufffd" not in api.get("/v1/devices").text
+
     def test_meters_come_with_state_and_wattage(
         self, api: httpx2.Client, pm: PowerManager, device: str, battery: dict[str, Any]
     ) -> None:
@@ -201,6 +207,13 @@ class TestDevicesAndMeters:
         problem(api.delete(url, params={"since": noon, "until": noon}), 422, "invalid_value")
         problem(api.delete(url, params={"since": "yesterday"}), 422, "invalid_value")
         assert len(list(pm.iter_history(battery["id"]))) == 1
+        wanted = {"since": noon, "untill": (NOON + timedelta(seconds=1)).isoformat()}
+        detail = problem(api.delete(url, params=wanted), 422, "invalid_value")
+        assert detail == "'untill': unknown parameter: expected one of since, until"
+        twice = {"since": [noon, "1970-01-01T00:00:00Z"]}
+        detail = problem(api.delete(url, params=twice), 422, "invalid_value")
+        assert detail == "since: expected it once, got it 2 times"
+        assert len(list(pm.iter_history(battery["id"]))) == 1
         everything = api.delete(url, params={"since": "1970-01-01T00:00:00Z"})
         assert everything.json() == {"deleted": 1}
 
@@ -211,6 +224,11 @@ class TestDevicesAndMeters:
         problem(api.post("/v1/devices/nobody/meters", json={"type": "main"}), 404, "not_found")
         problem(api.patch("/v1/devices/nobody", json={"name": "A"}), 404, "not_found")
         problem(api.patch("/v1/meters/none", json={"name": "A"}), 404, "not_found")
+        detail = problem(api.delete("/v1/meters/none"), 404, "not_found")
+        assert detail == "meter_id: no meter has the id 'none': GET /v1/meters lists them"
+        assert api.get("/v1/budget", params={"device_id": "nobody"}).json() == {
+            "nobody": {"error": "no device has the id 'nobody': GET /v1/devices lists them"}
+        }
         assert api.get("/v1/meters", params={"device_id": "nobody"}).json() == []
 
 
@@ -233,7 +251,7 @@ class TestReadings:
             api.post("/v1/readings", content=content, headers=headers).json() for _ in range(3)
         ]
         count = len(sent)
-        assert results == [{"received": count, "stored": stored} for stored in (count, 0, 0)]
+        assert results == [ingested(count, stored) for stored in (count, 0, 0)]
         assert [r.timestamp for r in pm.iter_history(battery["id"])] == [
             (NOON + timedelta(minutes=minute)).isoformat(timespec="microseconds")
             for minute in range(count)
@@ -244,7 +262,7 @@ class TestReadings:
     ) -> None:
         """Without a timestamp a reading becomes the present state, and a low battery an event."""
         live = {"meter_id": battery["id"], "voltage": 3.5, "current_draw": 1, "charge_pct": 4}
-        assert api.post("/v1/readings", json=live).json() == {"received": 1, "stored": 1}
+        assert api.post("/v1/readings", json=live).json() == ingested(1, 1)
         assert api.get(f"/v1/meters/{battery['id']}").json()["state"] == "critical"
         events = api.get(f"/v1/devices/{battery['device_id']}/events").json()
         assert [event["type"] for event in events] == ["low_battery"]
@@ -280,7 +298,10 @@ class TestReadings:
                 {"voltage": None, "current_draw": None},
                 "voltage: expected a number (V), since current_draw and charge_pct are missing too",
             ),
-            ({"meter_id": "current"}, "meter_id: no meter has the id 'current'"),
+            (
+                {"meter_id": "current"},
+                "meter_id: no meter has the id 'current': GET /v1/meters lists them",
+            ),
             ({"meter_id": "none"}, ""),
         ],
     )
@@ -306,10 +327,7 @@ class TestReadings:
         """The limit of a batch."""
         rows = [reading(battery, minute) for minute in range(10_001)]
         assert "10000" in problem(api.post("/v1/readings", json=rows), 422, "invalid_value")
-        assert api.post("/v1/readings", json=rows[1:]).json() == {
-            "received": 10_000,
-            "stored": 10_000,
-        }
+        assert api.post("/v1/readings", json=rows[1:]).json() == ingested(10_000, 10_000)
 
     @pytest.mark.parametrize(
         "bad", ["NaN", "Infinity", "-Infinity", "1e999", "true", '"12.5"', "null", "[]", "1" * 999]
@@ -341,7 +359,7 @@ class TestReadings:
             "current_draw": None,
             "charge_pct": 60.0,
         }
-        assert api.post("/v1/readings", json=sent).json() == {"received": 1, "stored": 1}
+        assert api.post("/v1/readings", json=sent).json() == ingested(1, 1)
         meter = api.get(url).json()
         known = (meter["voltage"], meter["current_draw"], meter["wattage"], meter["power_known"])
         assert known == (12.0, 0.0, None, False)
@@ -404,6 +422,29 @@ class TestReadings:
             f"/v1/devices/{device}/meters", json={"type": "battery", "charge_pct": charge}
         )
         assert (answer.status_code, "from 0 to 100" in answer.text) == (422, True)
+
+    @pytest.mark.parametrize("charge", [-1, -0.001, 110.5, 255, -1e300, 65535])
+    def test_a_charge_that_no_gauge_means_is_not_known_and_told(
+        self, api: httpx2.Client, battery: dict[str, Any], charge: float
+    ) -> None:
+        """A gauge's -1 is no empty battery: no alert, and the meter keeps the charge it had."""
+        sent = [reading(battery, 0, charge_pct=60), reading(battery, 1, charge_pct=charge)]
+        assert api.post("/v1/readings", json=sent).json() == ingested(2, 2, 1)
+        assert api.get(f"/v1/meters/{battery['id']}").json()["charge_pct"] == 60.0
+        live = {**reading(battery, charge_pct=charge), "timestamp": None}
+        assert api.post("/v1/readings", json=live).json() == ingested(1, 1, 1)
+        assert api.get(f"/v1/devices/{battery['device_id']}/events").json() == []
+        nothing_else = {**live, "voltage": None, "current_draw": None}
+        problem(api.post("/v1/readings", json=nothing_else), 422, "invalid_value")
+
+    @pytest.mark.parametrize(("charge", "kept"), [(0, 0.0), (100.4, 100.0), (110, 100.0)])
+    def test_a_gauge_that_overshoots_is_full(
+        self, api: httpx2.Client, battery: dict[str, Any], charge: float, kept: float
+    ) -> None:
+        """A little over 100 is 100."""
+        sent = reading(battery, charge_pct=charge)
+        assert api.post("/v1/readings", json=sent).json() == ingested(1, 1)
+        assert api.get(f"/v1/meters/{battery['id']}").json()["charge_pct"] == kept
 
     def test_a_charge_comes_by_a_reading(self, api: httpx2.Client, battery: dict[str, Any]) -> None:
         """A PATCH takes null alone."""
@@ -681,6 +722,8 @@ class TestEventsAndReports:
         assert page == {
             "events": [{"sequence": sequence, "event": as_json(event)}],
             "next_after": sequence,
+            "recovered": True,
+            "file_id": pm.file_id,
         }
 
     def test_an_event_may_be_about_a_meter(
@@ -709,6 +752,16 @@ class TestEventsAndReports:
         )
         assert api.get(f"/v1/devices/{device}/events").json() == []
 
+    @pytest.mark.parametrize("of", ["events", "meters"])
+    @pytest.mark.parametrize("kind", ["RESTORE", None, 1, ["restore"], {}])
+    def test_a_type_that_is_none_is_named_as_it_was_sent(
+        self, api: httpx2.Client, device: str, of: str, kind: Any
+    ) -> None:
+        """By its key, and not by the library's parameter."""
+        answer = api.post(f"/v1/devices/{device}/{of}", json={"type": kind})
+        assert problem(answer, 422, "invalid_value").startswith("type: expected one of ")
+        assert api.get(f"/v1/devices/{device}/events").json() == []
+
     def test_runtime_is_the_librarys(
         self, api: httpx2.Client, pm: PowerManager, battery: dict[str, Any]
     ) -> None:
@@ -726,6 +779,7 @@ class TestEventsAndReports:
         """For the devices that are named, or for all."""
         ids = [battery["device_id"], "nobody"]
         expected = json.loads(json.dumps(pm.power_budget_check(ids)))
+        expected["nobody"] = {"error": "no device has the id 'nobody': GET /v1/devices lists them"}
         assert api.get("/v1/budget", params={"device_id": ids}).json() == expected
         assert list(api.get("/v1/budget").json()) == [device.id for device in pm.list_devices()]
 
@@ -845,6 +899,9 @@ class TestTheServiceItself:
             ("GET", "/v1/events?after=99999999999999999999", 422, "invalid_value"),
             ("GET", "/v1/meters/x/readings?cursor=zz", 422, "invalid_value"),
             ("GET", "/v1/meters/x/readings?since=yesterday", 422, "invalid_value"),
+            ("GET", "/v1/meters/x/statistics?day=30", 422, "invalid_value"),
+            ("GET", "/v1/meters/x/statistics?days=30&days=1", 422, "invalid_value"),
+            ("GET", "/v1/devices?token=x", 422, "invalid_value"),
         ],
     )
     def test_errors_are_problems_with_a_code(
@@ -885,6 +942,12 @@ class TestTheServiceItself:
                 422,
                 "invalid_value",
             ),
+            (
+                b'{"meter_id": "a", "voltage": 1, "voltage": 2, "current_draw": 1}',
+                "application/json",
+                422,
+                "invalid_value",
+            ),
             (b"x" * (4 * 1024 * 1024 + 1), "application/json", 413, "body_too_large"),
         ],
         ids=[
@@ -898,6 +961,7 @@ class TestTheServiceItself:
             "surrogate",
             "list",
             "key",
+            "key-twice",
             "large",
         ],
     )
@@ -947,6 +1011,11 @@ def labels_of(meter: dict[str, Any], device_name: str, name: str) -> str:
 def sent(answer: httpx2.Response) -> int:
     """How many bytes of body went over the wire."""
     return int(answer.headers["Content-Length"])
+
+
+def ingested(received: int, stored: int, implausible_charges: int = 0) -> dict[str, int]:
+    """The answer to readings."""
+    return {"received": received, "stored": stored, "implausible_charges": implausible_charges}
 
 
 def problem(answer: httpx2.Response, status: int, code: str) -> str:

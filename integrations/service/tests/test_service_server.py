@@ -13,6 +13,7 @@ import uvicorn
 from power_service import server
 from power_service.listener import CannotListen, Listener, bind
 from power_service.settings import Settings
+from service_harness import SOON, held_port
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
@@ -97,7 +98,7 @@ def test_the_second_part_of_an_answer_waits_for_nothing(tmp_path: Path) -> None:
         bound = bind("127.0.0.1", 0)
         listener = Listener(bound, Protocol, set(), settings, None)
         with socket.create_connection(bound[0].getsockname()):
-            transport = await asyncio.wait_for(begun, 20)
+            transport = await asyncio.wait_for(begun, SOON)
             connection = transport.get_extra_info("socket")
             is_set: int = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             transport.close()
@@ -127,13 +128,13 @@ class TestBind:
 
     def test_an_address_in_use_is_an_error_and_leaves_nothing_open(self) -> None:
         """Which names the address."""
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            address = taken.getsockname()
+        with held_port() as held:
+            address = held.getsockname()
             named = rf"^cannot listen at 127.0.0.1:{address[1]}: another program has this port"
-            with pytest.raises(CannotListen, match=named):
+            with socket.create_server(address), pytest.raises(CannotListen, match=named):
                 bind(*address)
-        for listening in bind(*address):
-            listening.close()
+            for listening in bind(*address):
+                listening.close()
 
     def test_an_unknown_host_is_named_with_what_would_do(self) -> None:
         """The resolver's reason, and the option."""

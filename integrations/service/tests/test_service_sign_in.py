@@ -19,7 +19,7 @@ from power_service.auth import SIGN_IN_SECONDS, Gate
 from power_service.problems import Code, Problem
 from power_service.settings import Settings, how_to_make_one
 from power_service.storage import Storage
-from power_service.tokens import Tickets, TokenFile
+from power_service.tokens import Scope, Tickets, TokenFile
 from service_harness import ENVIRONMENT, SOON, Service, eventually
 
 
@@ -228,7 +228,7 @@ class TestOpen:
         """On a service that has no token yet; the browser gets the same link."""
         with started(tmp_path) as link:
             base, _, ticket = link.partition("/#/sign-in/")
-            with httpx2.Client(base_url=base, trust_env=False, timeout=30) as client:
+            with httpx2.Client(base_url=base, trust_env=False, timeout=SOON) as client:
                 assert client.get("/v1/sign-in").json()["token_needed"] is True
                 signed_in = client.post("/v1/sign-in", json={"ticket": ticket}).json()
                 assert (signed_in["name"], signed_in["scopes"]) == ("link", ["read", "write"])
@@ -252,6 +252,21 @@ class TestOpen:
 
 class TestTokensThatGo:
     """The file of tokens is taken away while the service runs."""
+
+    def test_two_who_find_out_at_once_say_it_once(
+        self, gate: Gate, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The poller and a request; and the next time it is said again."""
+
+        async def both() -> None:
+            await asyncio.gather(gate.refresh(), gate.refresh())
+
+        for times in (1, 2):
+            gate.tokens.new("x", [Scope.READ])
+            asyncio.run(gate.refresh())
+            gate.tokens.path.unlink()
+            asyncio.run(both())
+            assert caplog.text.count("has no token any more") == times
 
     def test_the_log_says_why_nobody_gets_in(self, make_service: Start, tmp_path: Path) -> None:
         """Once; and who had a token gets in again when the file is back."""

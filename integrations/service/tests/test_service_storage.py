@@ -19,7 +19,7 @@ from power_service.metrics import Metrics
 from power_service.problems import Problem, of_library_error
 from power_service.settings import Settings
 from power_service.storage import Lane, Storage
-from service_harness import Service
+from service_harness import SOON, Service
 
 from power_manager import (
     InvalidValue,
@@ -145,7 +145,7 @@ class TestLanes:
 
         async def scenario() -> None:
             storage, hold = Storage(Settings(db=tmp_path / "p.db")), threading.Event()
-            writer = asyncio.ensure_future(storage.call(Lane.WRITE, hold.wait, 20))
+            writer = asyncio.ensure_future(storage.call(Lane.WRITE, hold.wait, SOON))
             assert await storage.call(Lane.READ, storage.pm.list_devices) == []
             assert await storage.call(Lane.POLL, int, "7") == 7
             hold.set()
@@ -161,7 +161,7 @@ class TestLanes:
             storage = Storage(Settings(db=tmp_path / "p.db"), max_waiting=2, max_seconds=0.2)
             hold = threading.Event()
             happened: list[int] = []
-            begun = asyncio.ensure_future(storage.call(Lane.WRITE, hold.wait, 20))
+            begun = asyncio.ensure_future(storage.call(Lane.WRITE, hold.wait, SOON))
             waiting = asyncio.ensure_future(storage.call(Lane.WRITE, happened.append, 1))
             await asyncio.sleep(0)
             with pytest.raises(Problem, match="waiting"):

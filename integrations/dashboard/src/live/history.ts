@@ -2,9 +2,10 @@
  * A device's meters over a span of time: fetched once; if the span goes up to now, new readings are
  * added as they come.
  *
- * Fetched again after each reconnect, because the stream does not repeat readings; after a
- * deletion; regularly, for new statistics; and after so many live readings that the service should
- * thin them out. The client's useHistory is for one meter; this is for any number of them over the
+ * Fetched as soon as the stream brings this device's readings, so that none falls between, or if
+ * the stream cannot open. Fetched again after each reconnect, because the stream does not repeat
+ * readings; after a deletion; regularly, for new statistics; and after so many live readings that
+ * the service should thin them out. The client's useHistory is for one meter; this is for any number of them over the
  * same times, with their statistics.
  */
 
@@ -90,7 +91,7 @@ class History {
   #state = NOTHING; // replaced, never changed
   #live: PowerReading[] = []; // since the last fetch began
   #stream: StreamHandle | undefined;
-  #fetching: AbortController | undefined;
+  #fetching: AbortController | undefined; // of the last fetch; undefined before the first
   #refresh: ReturnType<typeof setTimeout> | undefined;
   #telling: ReturnType<typeof setTimeout> | undefined;
 
@@ -172,6 +173,7 @@ class History {
   }
 
   #start(): void {
+    this.#fetching = undefined;
     this.#stream = this.client.stream({
       deviceIds: [this.deviceId],
       onReading: (reading) => this.#onReading(reading),
@@ -179,10 +181,10 @@ class History {
         if (kind === "readings") void this.fetch(); // a deleted meter changes `meterIds` anyway
       },
       onStatus: ({ state }) => {
-        if (state === "open" && this.#state.phase !== "loading") void this.fetch();
+        const cannotOpen = state !== "open" && state !== "connecting";
+        if (state === "open" || (cannotOpen && !this.#fetching)) void this.fetch();
       },
     });
-    void this.fetch();
   }
 
   #stop(): void {

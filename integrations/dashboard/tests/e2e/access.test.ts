@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { launch, open, Service, signedIn, Writer } from "./harness";
+import { eventually, launch, open, Service, signedIn, Writer } from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -131,7 +131,6 @@ test("the page keeps to a strict content security policy, and requests nothing e
   // That faults would catch a violation is seen by making one, last of all.
   expect(faults).toEqual([]);
   await page.evaluate(() => document.body.setAttribute("style", "color: red"));
-  await page.waitForFunction(() => true);
-  expect(faults.join()).toContain("Content Security Policy");
+  await eventually(() => faults.join().includes("Content Security Policy"), "the violation");
   expect([...new Set(asked)]).toEqual([service.url]);
 });

@@ -2,9 +2,21 @@
 
 import { readFileSync } from "node:fs";
 import type { Report } from "@blackroad/power-client";
-import type { Browser, Download, Page, Route } from "playwright-core";
+import type { Browser, Download, Page, Request, Route } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { eventually, focusOn, launch, open, refuse, Service, signedIn, Writer } from "./harness";
+import {
+  eventually,
+  focusOn,
+  launch,
+  open,
+  pauseClock,
+  refuse,
+  Service,
+  signedIn,
+  titled,
+  Writer,
+  withinOneDay,
+} from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -20,6 +32,14 @@ const legend = (page: Page, chart: string, meter: string) =>
     .getByRole("table", { name: `${chart} by meter` })
     .getByRole("row", { name: new RegExp(`^${meter}`) });
 
+/** How many hours back a request for readings goes; null for every other request. */
+function hoursOf(request: Request): number | null {
+  const query = new URL(request.url()).searchParams;
+  const since = query.get("since");
+  if (!query.has("max_points") || since === null) return null;
+  return Math.round((Date.now() - Date.parse(since)) / 3_600_000);
+}
+
 test("each range requests its window, beyond a day as hourly statistics, and draws all charts", async () => {
   const service = await Service.start(["show"]);
   const { page, faults } = await signedIn(browser, service, { hash: HASH });
@@ -30,13 +50,12 @@ test("each range requests its window, beyond a day as hourly statistics, and dra
     ["30 d", 720],
     ["24 h", 24],
   ] as const) {
-    const asked = page.waitForRequest((request) => request.url().includes("max_points="));
-    const statistics = page.waitForRequest((request) => request.url().includes("/statistics?"));
+    // Among the requests that the page makes by itself each minute.
+    const asked = page.waitForRequest((request) => hoursOf(request) === hours);
+    const days = Math.max(7, hours / 24) + 1;
+    const statistics = page.waitForRequest((request) => request.url().includes(`?days=${days}&`));
     await page.getByRole("radio", { name: title }).check();
-    const since = new URL((await asked).url()).searchParams.get("since");
-    expect(Math.round((Date.now() - Date.parse(since ?? "")) / 3_600_000)).toBe(hours);
-    const days = Number(new URL((await statistics).url()).searchParams.get("days"));
-    expect(days).toBe(Math.max(7, hours / 24) + 1);
+    await Promise.all([asked, statistics]);
     const notes = { 168: "hourly mean, W", 720: "each day’s lowest, mean and highest, W" };
     await page.getByText(notes[hours as 168 | 720] ?? "every peak is kept").waitFor();
     for (const [chart, unit] of [
@@ -48,6 +67,7 @@ test("each range requests its window, beyond a day as hourly statistics, and dra
       expect(text).toMatch(new RegExp(`Pack(−?[\\d.,]+ ${unit}){3}`));
     }
   }
+  await page.locator(".chart-plot canvas").nth(2).waitFor();
   expect(await page.locator(".chart-plot canvas").count()).toBe(3);
   expect(faults).toEqual([]);
 });
@@ -66,29 +86,80 @@ test("a month of readings each second lacks only the volts, and says why", async
   await legend(page, "Voltage", "Panel").waitFor();
 });
 
-test("a range is fetched again only when it has moved by a pixel", async () => {
-  const service = await Service.start(["show"], "--no-auth");
+/** The page on a clock of its own; `asked` counts its requests for readings, in the page itself. */
+async function clocked(service: Service, hash: string) {
   const { page } = await open(browser, "about:blank");
   await page.clock.install();
-  let asked = 0;
-  page.on("request", (request) => {
-    if (request.url().includes("max_points=")) asked++;
+  await page.addInitScript(() => {
+    const real = window.fetch;
+    const counted = window as unknown as { asked: number };
+    counted.asked = 0;
+    window.fetch = (...request) => {
+      if (String(request[0]).includes("max_points=")) counted.asked++;
+      return real(...request);
+    };
   });
-  await page.goto(`${service.url}/${HASH}`);
-  const fetched = async (what: string, passing: number) => {
-    const before = asked;
-    await page.clock.fastForward(passing);
-    await eventually(() => asked >= before + 3, what);
+  await page.goto(`${service.url}/${hash}`);
+  return {
+    page,
+    asked: () => page.evaluate(() => (window as unknown as { asked: number }).asked),
   };
+}
+
+test("a range is fetched again only when it has moved by a pixel", async () => {
+  const service = await Service.start(["show"], "--no-auth");
+  const { page, asked } = await clocked(service, HASH);
+  // What is drawn has set the timer of the next fetch; from then on time passes only here.
   await legend(page, "Power", "Panel").waitFor();
-  await fetched("a day after a minute", 61_000);
+  await pauseClock(page);
+  expect(await asked()).toBe(3);
+  await page.clock.fastForward(61_000);
+  expect(await asked()).toBe(6); // a day after a minute
+  await page.clock.resume();
   await page.getByRole("radio", { name: "30 d" }).check();
   await page.getByText("each day’s lowest, mean and highest, W").waitFor();
-  const before = asked;
+  await pauseClock(page);
+  expect(await asked()).toBe(9);
   await page.clock.fastForward(600_000);
-  await page.getByRole("radio", { name: "30 d" }).waitFor();
-  expect(asked).toBe(before);
-  await fetched("a month after twelve minutes", 130_000);
+  expect(await asked()).toBe(9);
+  await page.clock.fastForward(130_000);
+  expect(await asked()).toBe(12); // a month after twelve minutes
+});
+
+test("a history waits for the stream to bring its readings, and is then fetched once", async () => {
+  const service = await Service.start(["show"], "--no-auth");
+  const { page, asked } = await clocked(service, "");
+  const link = page.getByRole("link", { name: "Harbour gate", exact: true });
+  await link.waitFor();
+  await pauseClock(page); // a new listener joins the stream by a timer
+  await link.click();
+  await titled(page, "Harbour gate · Power"); // said after the history has begun
+  expect(await asked()).toBe(0);
+  await page.clock.runFor(1_000);
+  await legend(page, "Power", "Panel").waitFor();
+  await page.clock.runFor(1_000);
+  expect(await asked()).toBe(3);
+});
+
+test("a history is fetched without a stream too, and again when there is one", async () => {
+  const service = await Service.start(["show"], "--no-auth");
+  const { page } = await open(browser, "about:blank");
+  await page.addInitScript(() => {
+    const real = window.setTimeout;
+    const soon = (call: () => void, ms = 0) => (ms < 60_000 ? real(call, ms) : 0);
+    window.setTimeout = soon as typeof setTimeout; // what comes each minute never comes
+  });
+  let refused = true;
+  await page.routeWebSocket(/\/v1\/stream/, (socket) => {
+    if (refused) void socket.close({ code: 4429, reason: "too_many_connections" });
+    else socket.connectToServer();
+  });
+  await page.goto(`${service.url}/${HASH}`);
+  await legend(page, "Power", "Panel").waitFor();
+  await page.getByText("Reconnecting…", { exact: true }).waitFor();
+  const again = page.waitForRequest((request) => request.url().includes("max_points="));
+  refused = false;
+  await again;
 });
 
 test("the arrow keys move along a chart, and show the moment in local time and UTC", async () => {
@@ -96,6 +167,7 @@ test("the arrow keys move along a chart, and show the moment in local time and U
   const { page } = await signedIn(browser, service, { hash: HASH, timezoneId: "Asia/Kathmandu" });
   await legend(page, "Power", "Panel").waitFor();
   const chart = page.getByRole("group", { name: /^Power, chart/ });
+  await chart.locator("canvas").waitFor(); // before it is there, keys move nothing
   await chart.focus();
   await page.keyboard.press("Home");
   const moment = page.locator(".chart", { has: chart }).locator(".chart-moment time");
@@ -108,6 +180,7 @@ test("the arrow keys move along a chart, and show the moment in local time and U
 });
 
 test("the energy by day equals the report's, by the viewer's local days", async () => {
+  await withinOneDay();
   const service = await Service.start(["show"], "--no-auth");
   const { page } = await signedOff(service);
   await page.getByText("As a table").click();

@@ -81,7 +81,7 @@ test("its devices can be grouped by site, which the address keeps", async () => 
   await page.getByLabel("Group by").selectOption({ label: "By site (2)" });
   await page.getByRole("button", { name: /north/ }).waitFor();
   await page.getByRole("button", { name: /south/ }).waitFor();
-  expect(new URL(page.url()).search).toBe("?by=site");
+  await page.waitForURL((url) => url.search === "?by=site");
 });
 
 test("a device shows its site and its forwarder's version, and nothing can be changed", async () => {

@@ -18,7 +18,19 @@ const ENVIRONMENT = {
   PYTHONPATH: `${join(REPOSITORY, "integrations/service")}:${REPOSITORY}`,
   BROWSER: "true", // what --open starts
 };
-const DEADLINE = 60_000; // only a failing test waits that long
+/** Only a failing test waits that long. */
+export const DEADLINE = 120_000;
+
+// Binds a port and does not listen there: only who may share it, as the service does, can listen, and
+// nobody gets it in the moments when the service is away.
+const HOLD_PORT = `
+import socket, sys
+held = socket.socket()
+held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+held.bind(("127.0.0.1", 0))
+print(held.getsockname()[1], flush=True)
+sys.stdin.read()
+`;
 
 /** What check returns as soon as it is true; fails after the deadline. */
 export async function eventually<T>(
@@ -57,10 +69,20 @@ export function directory(): string {
   return path;
 }
 
+/** A port that is nobody else's until the test ends. */
+async function holdPort(): Promise<number> {
+  const holder = spawn(PYTHON, ["-c", HOLD_PORT], { stdio: ["pipe", "pipe", "inherit"] });
+  onTestFinished(async () => {
+    holder.kill("SIGKILL");
+    await ended(holder);
+  });
+  return Number(String(await new Promise((got) => holder.stdout.once("data", got))));
+}
+
 /** The service on a file that one part of edge.py has filled. */
 export class Service {
   readonly db: string;
-  /** 0 until it has started: the system gives it one, which it keeps when it starts again. */
+  /** Its own until the test ends, also while it is away. */
   port = 0;
   #process: ChildProcess | undefined;
   #log = "";
@@ -78,6 +100,7 @@ export class Service {
     const service = new Service(directory(), options);
     const [part = "obey", ...more] = fill;
     if (part !== "obey") python("tests/edge.py", part, service.db, ...more);
+    service.port = await holdPort();
     onTestFinished(() => service.kill());
     await service.run();
     return service;
@@ -98,9 +121,6 @@ export class Service {
     });
     await eventually(async () => {
       if (child.exitCode !== null) throw new Error(`the service has ended:\n${this.#log}`);
-      const listening = /listening at http:\S+:(\d+)\n/.exec(this.#log);
-      if (!listening) return false;
-      this.port = Number(listening[1]);
       return fetch(`${this.url}/readyz`).then(
         (answer) => answer.ok,
         () => false,
@@ -163,7 +183,6 @@ export async function demo(): Promise<string> {
   const address = await eventually(
     () => /http:\/\/127\.0\.0\.1:\d+\//.exec(printed),
     "the demonstration",
-    120_000,
   );
   return address[0];
 }
@@ -297,6 +316,26 @@ export async function focusOn(page: Page, text: string): Promise<void> {
 /** Wait until the browser's tab says this. */
 export async function titled(page: Page, title: string): Promise<void> {
   await eventually(async () => (await page.title()) === title, `the title is ${title}`);
+}
+
+/**
+ * Stop the installed clock of the page, half a minute ahead: its timers then wait for the test, not
+ * for the machine.
+ */
+export async function pauseClock(page: Page): Promise<void> {
+  await page.clock.pauseAt((await page.evaluate(() => Date.now())) + 30_000);
+}
+
+const DAY_MS = 86_400_000;
+const BEFORE_MIDNIGHT_MS = 180_000;
+
+/**
+ * Begin a test that knows the day, as the page and the service do too, when no midnight of UTC can
+ * come between them: three minutes before one this waits for it.
+ */
+export async function withinOneDay(): Promise<void> {
+  const left = DAY_MS - (Date.now() % DAY_MS);
+  if (left < BEFORE_MIDNIGHT_MS) await new Promise((wake) => setTimeout(wake, left + 1_000));
 }
 
 /** From now on requests to that pattern are answered with a problem of that detail. */

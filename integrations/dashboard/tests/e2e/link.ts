@@ -6,6 +6,12 @@ import type { Page } from "playwright-core";
 export const LINK = { bytesPerSecond: 200_000, latencyMs: 150 } as const; // 1.6 Mbit/s
 
 /**
+ * So far away that the machine's own delays are short beside each turn: which requests wait for
+ * others can be seen on a busy machine, too. It takes any number of bytes at once.
+ */
+export const FAR_LINK = { bytesPerSecond: -1, latencyMs: 2_000 } as const;
+
+/**
  * One request of a page: when it began and ended, in milliseconds since the page did; and its bytes
  * on the link.
  */
@@ -25,7 +31,10 @@ const FRAME_BYTES = 8;
  * they were on the link: where both sides have agreed to compress them, that is made of them once
  * more, with the window that the service has.
  */
-export async function slowDown(page: Page): Promise<{ streamBytes: () => number }> {
+export async function slowDown(
+  page: Page,
+  { bytesPerSecond, latencyMs }: typeof LINK | typeof FAR_LINK = LINK,
+): Promise<{ streamBytes: () => number }> {
   const session = await page.context().newCDPSession(page);
   await session.send("Network.enable");
   const texts: Buffer[] = [];
@@ -41,9 +50,9 @@ export async function slowDown(page: Page): Promise<{ streamBytes: () => number 
   });
   await session.send("Network.emulateNetworkConditions", {
     offline: false,
-    latency: LINK.latencyMs,
-    downloadThroughput: LINK.bytesPerSecond,
-    uploadThroughput: LINK.bytesPerSecond,
+    latency: latencyMs,
+    downloadThroughput: bytesPerSecond,
+    uploadThroughput: bytesPerSecond,
   });
   return {
     streamBytes: () => {

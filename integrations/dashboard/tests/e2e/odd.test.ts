@@ -5,7 +5,7 @@
 
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { launch, open, Service, Writer } from "./harness";
+import { DEADLINE, eventually, launch, open, Service, Writer } from "./harness";
 
 let browser: Browser;
 beforeAll(async () => {
@@ -154,14 +154,14 @@ test("a single reading is visible in the chart", async () => {
   await writer.call("log_power", await add(writer, "one", "main", 0, null), 12, 1);
   const { page } = await open(browser, `${service.url}/#/device/one`);
   const canvas = page.locator(".chart-plot canvas").first();
-  await canvas.waitFor();
-  const coloured = await canvas.evaluate((element) => {
-    const { width, height } = element as HTMLCanvasElement;
-    const context = (element as HTMLCanvasElement).getContext("2d") as CanvasRenderingContext2D;
-    const pixels = new Uint32Array(context.getImageData(0, 0, width, height).data.buffer);
-    return pixels.filter((pixel) => pixel === 0xffc96324).length; // --series-main-1, from the end: alpha, b, g, r
-  });
-  expect(coloured).toBeGreaterThan(3);
+  const coloured = () =>
+    canvas.evaluate((element) => {
+      const { width, height } = element as HTMLCanvasElement;
+      const context = (element as HTMLCanvasElement).getContext("2d") as CanvasRenderingContext2D;
+      const pixels = new Uint32Array(context.getImageData(0, 0, width, height).data.buffer);
+      return pixels.filter((pixel) => pixel === 0xffc96324).length; // --series-main-1, from the end: alpha, b, g, r
+    });
+  await eventually(async () => (await coloured()) > 3, "a point");
 });
 
 test("unknown runtimes, charts and meters show no figures", async () => {
@@ -287,16 +287,19 @@ test("a device whose clock is ahead shows its readings, and says that their time
     .getByRole("row", { name: /^Pack/ });
   expect(await row.textContent()).toBe("Pack12.0 W12.0 W12.0 W");
   const chart = page.getByRole("group", { name: /^Power, chart/ });
+  await chart.locator("canvas").waitFor(); // before it is there, keys move nothing
   await chart.focus();
   await page.keyboard.press("End");
-  const place = await page.evaluate(() => {
-    const [plot, cursor] = [".u-over", ".u-cursor-x"].map((name) =>
-      document.querySelector(name)?.getBoundingClientRect(),
-    );
-    return ((cursor?.left ?? 0) - (plot?.left ?? 0)) / (plot?.width ?? 1);
-  });
-  expect(place).toBeGreaterThan(0.95); // inside of the chart, at its end
-  expect(place).toBeLessThanOrEqual(1);
+  const place = () =>
+    page.evaluate(() => {
+      const [plot, cursor] = [".u-over", ".u-cursor-x"].map((name) =>
+        document.querySelector(name)?.getBoundingClientRect(),
+      );
+      return ((cursor?.left ?? 0) - (plot?.left ?? 0)) / (plot?.width ?? 1);
+    });
+  // Inside of the chart, at its end.
+  await expect.poll(place, { timeout: DEADLINE }).toBeGreaterThan(0.95);
+  expect(await place()).toBeLessThanOrEqual(1);
 });
 
 test("with a wrong browser clock, live devices are live", async () => {
@@ -318,12 +321,23 @@ test("a new name of the visible device moves neither the page nor the focus", as
   const { page } = await open(browser, "about:blank");
   await page.clock.install();
   await page.goto(`${service.url}/#/device/edge-001`);
+  // All is there that makes the page as long as it is, and that loads anew by a timer.
   await page.locator(".event").first().waitFor();
+  await page.locator(".chart-plot canvas").nth(2).waitFor();
+  await page.locator(".today-used").waitFor();
+  await page.getByRole("meter").waitFor();
   await page.getByRole("button", { name: "Download CSV" }).focus();
   await page.evaluate(() => scrollTo(0, 200));
   await writer.call("register_device", "edge-001", "Harbour gate, east");
-  await page.clock.fastForward(61_000);
   await page.getByRole("heading", { name: "Harbour gate, east" }).waitFor();
+  // Another minute: everything is loaded and drawn anew.
+  const answers = ["/series?", "?days=8&", "?days=3&"].map((part) =>
+    page.waitForResponse((answer) => answer.url().includes(part)),
+  );
+  await page.clock.fastForward(61_000);
+  await Promise.all(answers);
+  await writer.call("register_device", "edge-001", "Harbour gate, west");
+  await page.getByRole("heading", { name: "Harbour gate, west" }).waitFor();
   expect(await page.evaluate(() => [scrollY, document.activeElement?.textContent])).toEqual([
     200,
     "Download CSV",

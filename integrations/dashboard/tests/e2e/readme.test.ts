@@ -37,10 +37,10 @@ async function serve(command: string, where: ReturnType<typeof checkout>): Promi
     child.kill("SIGTERM");
     if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
   });
-  const address = await eventually(
-    () => / at (http:\/\/127\.0\.0\.1:\d+)\/?\n/.exec(printed),
-    `the address of ${command}`,
-  );
+  const address = await eventually(() => {
+    if (child.exitCode !== null) throw new Error(`${command} has ended: ${printed}`);
+    return / at (http:\/\/127\.0\.0\.1:\d+)\/?\n/.exec(printed);
+  }, `the address of ${command}`);
   const url = `${address[1]}/`;
   await eventually(
     () =>

@@ -124,7 +124,7 @@ test("a link signs in once, leaves the address, and can be remembered", async ()
     .getByText("A link signed you in. You stay signed in until you close this tab.")
     .waitFor();
   await fleet(page).waitFor();
-  expect(new URL(page.url()).hash).toBe("#/");
+  await page.waitForURL((url) => url.hash === "#/");
   expect(await page.evaluate(() => history.length)).toBeLessThanOrEqual(2); // a blank page before it
   expect(await kept(page)).toEqual([0, 1, ""]);
   await page.getByRole("button", { name: "Remember this device" }).click();
@@ -138,7 +138,7 @@ test("a link signs in once, leaves the address, and can be remembered", async ()
     .getByText("The link did not sign you in: this link was used before")
     .waitFor();
   await stranger.page.getByLabel("Token").waitFor();
-  expect(new URL(stranger.page.url()).hash).toBe("#/");
+  await stranger.page.waitForURL((url) => url.hash === "#/");
 
   // In a tab that is open, whoever is signed in stays so, and is told.
   await page.goto(link);

@@ -21,6 +21,7 @@ from power_service.auth import (
 from power_service.bodies import (
     json_response,
     read_object,
+    type_as_sent,
 )
 from power_service.problems import Code, Problem
 from power_service.routes.parameters import ID_LIMITS, DeviceId, MeterId, body_of
@@ -132,15 +133,16 @@ async def add_meter(request: Request, grant: Writer, device_id: DeviceId) -> Res
     check_devices(grant, device_id)
     storage = storage_of(request)
     values = await read_object(request, shapes.NEW_METER)
-    meter = await storage.call(
-        Lane.WRITE,
-        storage.pm.add_meter,
-        device_id,
-        values["type"],
-        values["capacity_wh"],
-        values["name"],
-        charge_pct=values["charge_pct"],
-    )
+    with type_as_sent():
+        meter = await storage.call(
+            Lane.WRITE,
+            storage.pm.add_meter,
+            device_id,
+            values["type"],
+            values["capacity_wh"],
+            values["name"],
+            charge_pct=values["charge_pct"],
+        )
     return json_response(models.METER, models.shown(meter), 201)
 
 

@@ -68,7 +68,8 @@ _READINGS_BODY = {
 async def post_readings(request: Request, grant: Writer) -> Response:
     """Store readings, all or none. One with a timestamp is safe to send again."""
     storage = storage_of(request)
-    rows, batch = await read_readings(request, storage)
+    received = await read_readings(request, storage)
+    rows = received.rows
     for meter_id in (
         {row[0] for row in rows if isinstance(row[0], str)} if grant.devices is not None else ()
     ):
@@ -76,10 +77,11 @@ async def post_readings(request: Request, grant: Writer) -> Response:
     try:
         stored = await storage.call(Lane.WRITE, storage.pm.log_many, rows)
     except (InvalidValue, NotFound) as error:
-        raise error_as_sent(error, batch) from error
+        raise error_as_sent(error, received.is_batch) from error
     metrics: Metrics = request.app.state.metrics
     metrics.readings.inc(stored)
-    return json_response(models.INGEST, models.IngestResult(len(rows), stored))
+    result = models.IngestResult(len(rows), stored, received.implausible_charges)
+    return json_response(models.INGEST, result)
 
 
 _MOMENT: Any = Query(

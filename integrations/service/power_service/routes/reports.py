@@ -21,9 +21,13 @@ from power_service.bodies import (
     JSON,
     json_response,
     read_object,
+    type_as_sent,
 )
 from power_service.hours import sparklines
+from power_service.hub import Begin, where_to_resume
+from power_service.problems import unknown_id
 from power_service.routes.parameters import ID_LIMITS, DeviceId, body_of
+from power_service.shapes import MAX_FILE_ID
 from power_service.source import Source
 from power_service.storage import Lane, storage_of
 from power_service.tokens import Grant
@@ -76,7 +80,10 @@ async def trigger_event(request: Request, grant: Writer, device_id: DeviceId) ->
     if isinstance(meter_id, str):
         await check_meter(storage, grant, meter_id)
     arguments = (device_id, values["type"], values["value"], values["note"])
-    event = await storage.call(Lane.WRITE, storage.pm.trigger_event, *arguments, meter_id=meter_id)
+    with type_as_sent():
+        event = await storage.call(
+            Lane.WRITE, storage.pm.trigger_event, *arguments, meter_id=meter_id
+        )
     return json_response(models.EVENT, event, 201)
 
 
@@ -88,18 +95,31 @@ async def follow_events(
     grant: Reader,
     after: Annotated[int, Query(ge=0, le=2**63 - 1, description="a sequence number")] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    file_id: Annotated[
+        str | None,
+        Query(min_length=1, max_length=MAX_FILE_ID, description="that of an earlier page"),
+    ] = None,
 ) -> Response:
-    """Every device's events after a sequence number, oldest first, for clients that poll."""
+    """Every device's events after a sequence number, oldest first, for clients that poll.
+
+    `recovered` says whether every event after `after` follows. Where it is false, the file is
+    another one or has lost events: fetch again what you show. Send the page's `file_id` with its
+    `next_after`, as the same number is another event after a backup was restored.
+    """
     storage = storage_of(request)
     found = await storage.call(Lane.READ, storage.source.events_since, after, limit=limit)
+    # After the events, so that those of a backup that is being restored are not taken for others.
+    bounds = await request.app.state.hub.bounds()
+    begin, recovered = where_to_resume(Begin(after, file_id), bounds)
+    found = [(sequence, event) for sequence, event in found if sequence > begin]
     events = [
         models.SequencedEvent(sequence, event)
         for sequence, event in found
         if grant.covers(event.device_id)
     ]
-    return json_response(
-        models.EVENT_PAGE, models.EventPage(events, found[-1][0] if found else after)
-    )
+    next_after = found[-1][0] if found else begin
+    page = models.EventPage(events, next_after, recovered, bounds.file_id)
+    return json_response(models.EVENT_PAGE, page)
 
 
 @router.post(
@@ -146,7 +166,11 @@ async def get_runtime(
 def _budget(source: Source, grant: Grant, device_ids: list[str]) -> dict[str, dict[str, Any]]:
     if not device_ids:
         device_ids = [device.id for device in source.list_devices() if grant.covers(device.id)]
-    return source.power_budget_check(device_ids)
+    budgets = source.power_budget_check(device_ids)
+    for device_id, budget in budgets.items():
+        if "error" in budget:
+            budget["error"] = unknown_id("device", device_id)
+    return budgets
 
 
 @router.get("/budget", operation_id="getBudget", response_model=models.Budget, tags=["reports"])
