@@ -15384,6 +15384,16 @@ class TestShownToAPerson(Showing):
             pm.log_power(pm.add_meter("weak", "main").id, 1.0, 1.0)
         assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  low supply")
 
+    def test_low_supply_is_the_more_urgent_verdict(self, run: Run) -> None:
+        """A device that is over its target too is told by what may end it now."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("weak", "Weak", shutdown_threshold=5.0, target_wh=1.0)
+            meter = pm.add_meter("weak", "main").id
+            pm.log_many(
+                (meter, 12.0, amperes, None, NOW - age) for age, amperes in [(600, 5), (0, 0)]
+            )
+        assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  low supply")
+
     @pytest.mark.parametrize(
         ("ages", "cells"),
         [
