@@ -11081,7 +11081,8 @@ class TestCompletion:
 
         child, terminal = pty.fork()
         if child == 0:
-            os.execvpe("zsh", ["zsh", "-f", "-i"], {**os.environ, "TERM": "dumb"})
+            environment = {**os.environ, "TERM": "dumb", "COLUMNS": "100"}
+            os.execvpe("zsh", ["zsh", "-f", "-i"], environment)
         try:
             start = f"autoload -U compinit; compinit -u -D; source {script}; echo DO''NE\n"
             self.until(terminal, start, "DONE\r\n")
@@ -15433,6 +15434,16 @@ class TestShownToAPerson(Showing):
                 pm.log_power(id_, 1.0, 1.0, timestamp=NOW - age)
             pm.update_meter(ids[2], active=False)
             assert [doubt(seconds) for seconds in (7200, 7199)] == ["", "stale 2h"]
+
+    def test_budget_without_some_watts(self, run: Run) -> None:
+        """A meter that is read, and whose power is not known, is said, whatever the others say."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d", "D", target_wh=100.0)
+            gauge, main = (pm.add_meter("d", kind).id for kind in ("battery", "main"))
+            for age in (600, 0):
+                pm.log_power(main, 12.0, 1.0, timestamp=NOW - age)
+                pm.log_power(gauge, None, None, 50.0, timestamp=NOW - age)
+        assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  unknown W")
 
     def test_inactive_meters_are_not_stale(self, run: Run) -> None:
         """One that was taken out of service says nothing of the others."""
