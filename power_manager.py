@@ -109,7 +109,16 @@ import weakref
 from array import array
 from binascii import crc32
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from enum import Enum
@@ -153,6 +162,7 @@ __all__ = [
     "Screen",
     "StopSignals",
     "StorageError",
+    "budget_doubt",
     "check_count",
     "check_duration",
     "check_iterable",
@@ -6894,12 +6904,16 @@ class _MeterView:
 
 @dataclass(frozen=True)
 class _DeviceView:
-    """A device as `status` shows it; `today` is its energy since the local day began."""
+    """A device as `status` shows it; `today` is its energy since the local day began.
+
+    `unmeasured` are the meters that were read today, and whose energy is not known all the same.
+    """
 
     device: DeviceRecord
     meters: list[_MeterView]
     runtime_hours: float | None
     today: _Energy
+    unmeasured: list[PowerMeter]
 
 
 # --- From statistics to views
@@ -6929,6 +6943,32 @@ def _energy_of(
         in_wh=sum(part.energy_in_wh for part in sums.values()),
         consumption_wh=_consumption_wh(meters, sums),
     )
+
+
+def _is_energy_unknown(rows: Iterable[PowerStatistics]) -> bool:
+    """Whether a meter's power was read twice or more in these rows, and no energy came of it.
+
+    The readings are further apart than max_gap: sums of 0 Wh mean nothing. Not meant is a meter
+    without watts, such as a gauge that knows its charge alone: that is said elsewhere.
+    """
+    rows = list(rows)
+    has_energy = any(row.energy_out_wh or row.energy_in_wh for row in rows)
+    count = sum(row.reading_count for row in rows if row.avg_wattage)
+    return count > 1 and not has_energy
+
+
+def _unmeasured(
+    meters: Iterable[PowerMeter], rows: Mapping[str, Iterable[PowerStatistics]]
+) -> list[PowerMeter]:
+    """The counted meters of these rows whose energy is not known all the same."""
+    return [meter for meter in counted_meters(meters) if _is_energy_unknown(rows.get(meter.id, ()))]
+
+
+def _known_energy_of(
+    meters: Sequence[PowerMeter], rows: Mapping[str, Sequence[PowerStatistics]]
+) -> _Energy | None:
+    """The energy of a device in these rows; None if that of a counted meter is not known."""
+    return None if _unmeasured(meters, rows) else _energy_of(meters, rows)
 
 
 def _rows_by_period(
@@ -7017,6 +7057,7 @@ def _view_of_device(
         ],
         runtime_hours=_battery_hours(meters),
         today=_energy_of(meters, today),
+        unmeasured=_unmeasured(meters, today),
     )
 
 
@@ -7350,7 +7391,7 @@ def _device_head(view: _DeviceView, screen: Screen) -> str:
     if view.runtime_hours is not None and any(part.is_present for part in view.meters):
         facts.append(f"{_brief_duration(view.runtime_hours * 3600, 2)} left")
     if view.meters:
-        facts.append(_today_text(view.today))
+        facts.append("today unknown" if view.unmeasured else _today_text(view.today))
     return _titled(name, id_, ", ".join(facts), screen)
 
 
@@ -7539,37 +7580,69 @@ def make_meter_table(
     return make_table(columns, meters, screen)
 
 
-def _budget_verdict(budget: Mapping[str, Any]) -> str:
+def _budget_verdict(budget: Mapping[str, Any], doubt: str) -> str:
+    """The verdict on a budget; `doubt` says why its present figures may mean nothing."""
     if "error" in budget:
         return "no such id"
     if not budget["states"]:
         return "inactive"
-    if budget["below_shutdown_threshold"]:
+    if budget["below_shutdown_threshold"] and not doubt:
         return "low supply"
-    if budget["within_target"] is False:
+    if budget["within_target"] is False:  # whatever is not known comes on top
         return "over target"
+    if doubt:
+        return doubt
     if budget["unknown_power_count"]:
         return "unknown W"
+    if budget["consumption_24h_wh"] is None:
+        return "unknown Wh"
     return "ok"
+
+
+def budget_doubt(meters: Iterable[PowerMeter], now_us: int, stale_s: float) -> str:
+    """Why the present figures of a device's budget may mean nothing: "stale 9d", "no readings", "".
+
+    `meters` are the device's, of which inactive ones do not count; `now_us` is the time in
+    microseconds. An active meter is stale whose newest reading is older than `stale_s` seconds:
+    the file's max_gap, over which no energy is booked. For the `doubts` of make_budget_table().
+    """
+    ages = [_age_s(meter, now_us) for meter in meters if meter.active]
+    known = [age for age in ages if age is not None]
+    if not known:
+        return "no readings"
+    return f"stale {_brief_duration(max(known))}" if max(known) > stale_s else ""
 
 
 _VERDICT_COLOURS = {
     "ok": "green",
     "inactive": "dim",
+    "no readings": "dim",
     "unknown W": "yellow",
+    "unknown Wh": "yellow",
     "over target": "yellow",
 }
 
 
-def _budget_text(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) -> str:
+def _budget_text(
+    budgets: Mapping[str, Mapping[str, Any]], doubts: Mapping[str, str], screen: Screen
+) -> str:
     """Budgets, a line a device, or what to do where there are none."""
     if not budgets:
         return "no devices yet: the command `register` makes one"
-    return make_budget_table(budgets, screen)
+    return make_budget_table(budgets, screen, doubts=doubts)
 
 
-def make_budget_table(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) -> str:
-    """Budgets of power_budget_check() as a table, as the command `budget` shows it."""
+def make_budget_table(
+    budgets: Mapping[str, Mapping[str, Any]],
+    screen: Screen,
+    *,
+    doubts: Mapping[str, str] | None = None,
+) -> str:
+    """Budgets of power_budget_check() as a table, as the command `budget` shows it.
+
+    `doubts` has, by device id, why its present figures may mean nothing, such as "stale 9d": it
+    is the verdict then. A value that is None is shown as -.
+    """
 
     def number(key: str) -> Callable[[str], str]:
         return lambda id_: _number(budgets[id_].get(key))
@@ -7579,7 +7652,11 @@ def make_budget_table(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) 
         return "-" if hours is None else _brief_duration(hours * 3600, 2)
 
     def verdict(id_: str) -> str:
-        return _budget_verdict(budgets[id_])
+        return _budget_verdict(budgets[id_], (doubts or {}).get(id_, ""))
+
+    def colour(id_: str) -> str:
+        is_stale = verdict(id_).startswith("stale")
+        return "yellow" if is_stale else _VERDICT_COLOURS.get(verdict(id_), "red")
 
     columns = [
         Column("device", str, shrinks=True, colour=lambda _: "bold"),
@@ -7592,7 +7669,7 @@ def make_budget_table(budgets: Mapping[str, Mapping[str, Any]], screen: Screen) 
         Column("left", runtime, right=True),
         Column("24 h Wh", number("consumption_24h_wh"), right=True),
         Column("target", number("target_wh"), right=True),
-        Column("verdict", verdict, colour=lambda id_: _VERDICT_COLOURS.get(verdict(id_), "red")),
+        Column("verdict", verdict, colour=colour),
     ]
     return make_table(columns, list(budgets), screen)
 
@@ -7663,6 +7740,11 @@ def _stats_text(view: _StatsView, screen: Screen) -> str:
     def charge(row: PowerStatistics) -> str:
         return _shown_range(row.min_charge_pct, row.max_charge_pct)
 
+    is_unknown = _is_energy_unknown(view.rows)
+
+    def energy(key: str) -> Callable[[PowerStatistics], str]:
+        return lambda row: _scaled(None if is_unknown else getattr(row, key), unit_wh)
+
     first = Column("UTC hour" if view.zone else "hour", hour)
     if view.is_daily:
         first = Column("UTC day", lambda row: row.start[:10])
@@ -7673,8 +7755,8 @@ def _stats_text(view: _StatsView, screen: Screen) -> str:
         Column("min", lambda row: _number(row.min_wattage), right=True),
         Column("max", lambda row: _number(row.max_wattage), right=True),
         Column("charge", charge, right=True),
-        Column(f"out {unit}", lambda row: _scaled(row.energy_out_wh, unit_wh), right=True),
-        Column(f"in {unit}", lambda row: _scaled(row.energy_in_wh, unit_wh), right=True),
+        Column(f"out {unit}", energy("energy_out_wh"), right=True),
+        Column(f"in {unit}", energy("energy_in_wh"), right=True),
         Column("n", lambda row: row.reading_count, right=True),
     ]
     if view.meter.type not in _TYPES_WITH_CHARGE:
@@ -7741,7 +7823,7 @@ def _event_line(event: PowerEvent, zone: tzinfo | None, screen: Screen) -> str:
 
 @dataclass(frozen=True)
 class _Period:
-    """A day or month of a report; `energy` is None without readings."""
+    """A day or month of a report; `energy` is None where it is not known, as without readings."""
 
     label: str
     energy: _Energy | None
@@ -7756,14 +7838,14 @@ def _energy_by_period(
     days = _rows_by_period(hours, lambda us: _local(us, zone).toordinal())
     if len(days) > _MOST_DAYS:
         months = _rows_by_period(hours, lambda us: f"{_local(us, zone):%Y-%m}")
-        return [_Period(label, _energy_of(meters, months[label])) for label in sorted(months)]
+        return [_Period(label, _known_energy_of(meters, months[label])) for label in sorted(months)]
     shown: Iterable[int] = sorted(days)
     if days and max(days) - min(days) < _MOST_DAYS:  # not if a clock was years off for an hour
         shown = range(min(days), max(days) + 1)
     return [
         _Period(
             label=f"{datetime.fromordinal(day):%a %Y-%m-%d}",
-            energy=_energy_of(meters, days[day]) if day in days else None,
+            energy=_known_energy_of(meters, days[day]) if day in days else None,
         )
         for day in shown
     ]
@@ -7818,18 +7900,31 @@ class _Fact(NamedTuple):
     more: str = ""
 
 
-def _report_facts(report: Mapping[str, Any]) -> Iterator[_Fact]:
-    """The totals of a report, without those of types of meters that the device lacks."""
+def _report_facts(
+    report: Mapping[str, Any], unmeasured: Collection[PowerMeter], known_days: float
+) -> Iterator[_Fact]:
+    """The totals of a report, without those of types of meters that the device lacks.
+
+    `unmeasured` are the meters whose energy is not known; `known_days` go from the first reading of
+    the period to its end.
+    """
     totals = report["totals"]
+    unknown = {meter.type.value for meter in unmeasured}
     kinds = {meter["type"] for meter in report["meters"]}
     unit, unit_wh = _energy_unit(value for key, value in totals.items() if key.endswith("_wh"))
 
     def energy(key: str) -> str:
         return f"{_scaled(abs(totals[key]), unit_wh)} {unit}"
 
-    days = report["period_days"]
-    a_day = f"{_scaled(totals['consumption_wh'] / days, unit_wh)} {unit} a day" if days > 1 else ""
-    yield _Fact("used", energy("consumption_wh"), a_day)
+    if unknown:
+        yield _Fact("used", "-")
+    elif known_days <= 1:
+        yield _Fact("used", energy("consumption_wh"))
+    else:
+        a_day = f"{_scaled(totals['consumption_wh'] / known_days, unit_wh)} {unit} a day"
+        if known_days < report["period_days"]:
+            a_day += f", over {_brief_duration(known_days * 86400, 2)}"
+        yield _Fact("used", energy("consumption_wh"), a_day)
     sources = [
         ("solar", "from the sun", "solar_wh"),
         ("main", "from the mains", "main_wh"),
@@ -7838,11 +7933,13 @@ def _report_facts(report: Mapping[str, Any]) -> Iterator[_Fact]:
         ("battery", "into batteries", "battery_in_wh"),
     ]
     for kind, name, key in sources:
-        if kind in kinds and totals[key] >= 0:
+        if kind in unknown:
+            yield _Fact(name, "-")
+        elif kind in kinds and totals[key] >= 0:
             yield _Fact(name, energy(key))
         elif kind in kinds:
             yield _Fact(name.replace("from", "into"), energy(key))
-    if totals["self_sufficiency_pct"] is not None:
+    if totals["self_sufficiency_pct"] is not None and not unknown:
         yield _Fact("self-sufficient", f"{_number(totals['self_sufficiency_pct'])} %")
 
 
@@ -7858,7 +7955,10 @@ def _facts_text(facts: Sequence[_Fact], screen: Screen) -> str:
 
 
 def _report_meters_text(
-    report: Mapping[str, Any], meters: Sequence[PowerMeter], screen: Screen
+    report: Mapping[str, Any],
+    meters: Sequence[PowerMeter],
+    hours: Mapping[str, Sequence[PowerStatistics]],
+    screen: Screen,
 ) -> str:
     """What a report says of each meter, a line each."""
     by_id = {meter.id: meter for meter in meters}
@@ -7874,7 +7974,9 @@ def _report_meters_text(
         return lambda part: _number(part.get(key))
 
     def energy(key: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda part: _scaled(part.get(key), unit_wh)
+        return lambda part: _scaled(
+            None if _is_energy_unknown(hours.get(part["meter_id"], ())) else part.get(key), unit_wh
+        )
 
     def charge(part: Mapping[str, Any]) -> str:
         if meter_of(part).type not in _TYPES_WITH_CHARGE:
@@ -7907,6 +8009,20 @@ def _report_events_text(report: Mapping[str, Any], zone: tzinfo | None, screen: 
     return _events_text(events, report["device_id"], zone, screen)
 
 
+def _known_days(
+    report: Mapping[str, Any],
+    meters: Iterable[PowerMeter],
+    hours: Mapping[str, Sequence[PowerStatistics]],
+) -> float:
+    """The days of a report's period from its first reading of a counted meter on."""
+    starts = [hours[meter.id][0].start for meter in counted_meters(meters) if hours.get(meter.id)]
+    if not starts:
+        return 0.0
+    known_us = to_microseconds(report["generated_at"]) - to_microseconds(min(starts))
+    known_days: float = min(known_us / DAY_US, report["period_days"])
+    return known_days
+
+
 def _report_text(
     report: Mapping[str, Any],
     meters: Sequence[PowerMeter],
@@ -7922,10 +8038,16 @@ def _report_text(
     if not report["meters"]:
         parts.append("no meters yet: the command `add-meter` adds one")
     else:
-        parts.append(_facts_text(list(_report_facts(report)), screen))
+        unmeasured = _unmeasured(meters, hours)
+        known_days = _known_days(report, meters, hours)
+        parts.append(_facts_text(list(_report_facts(report, unmeasured, known_days)), screen))
         periods = _energy_by_period(meters, hours, zone)
         parts.append(_periods_text(periods, screen) if periods else "no readings in that time")
-        parts.append(_report_meters_text(report, meters, screen))
+        parts.append(_report_meters_text(report, meters, hours, screen))
+        if unmeasured:
+            names = ", ".join(screen.printable(_meter_name(meter)) for meter in unmeasured)
+            why = "its readings are further apart than the file's max_gap"
+            parts[-1] += "\n" + screen.paint(f"no energy known of {names}: {why}", "yellow")
     parts.append(_report_events_text(report, zone, screen))
     hidden_count = report["event_count"] - len(report["events"])
     if hidden_count:
@@ -10783,7 +10905,22 @@ def _run_budget(session: _Session) -> str:
                 print_error(f"{_PROGRAM}: {budget['error']}")
     if session.options.json:
         return shown_json(budgets)
-    return _budget_text(budgets, session.screen)
+    return _doubted_budgets(session, budgets)
+
+
+def _doubted_budgets(session: _Session, budgets: Mapping[str, Mapping[str, Any]]) -> str:
+    """Budgets for a person: what is old or not known at all does not look like a measurement."""
+    pm = session.pm
+    shown = dict(budgets)
+    doubts = {}
+    for device, meters in _meters_of_devices(pm, ()):
+        if device.id not in budgets or "error" in budgets[device.id]:
+            continue
+        doubts[device.id] = budget_doubt(meters, pm._now_us(), _stale_seconds(pm))
+        hours = _hours_of(pm, counted_meters(meters), 1)
+        if not any(hours.values()) or _unmeasured(meters, hours):
+            shown[device.id] = {**budgets[device.id], "consumption_24h_wh": None}
+    return _budget_text(shown, doubts, session.screen)
 
 
 def _run_report(session: _Session) -> str:
@@ -10947,9 +11084,11 @@ one a line. A device has the fields of its record, and
 
 _ABOUT_BUDGET = """
 The verdict is `ok`, `over target`, `low supply` (less watts than the device's
-shutdown threshold), `unknown W` (of an active meter), `inactive` (no active
-meter), or `no such id`. With --json it is an object with an entry for each id;
-`{"error": ...}` for an unknown one."""
+shutdown threshold), `unknown W` (of an active meter), `unknown Wh` (of the last
+24 hours), `stale` (an active meter has no reading for that long, see `help
+status`), `no readings`, `inactive` (no active meter), or `no such id`. With
+--json it is an object with an entry for each id, as power_budget_check() has
+it: by the last readings, however old; `{"error": ...}` for an unknown one."""
 
 _ABOUT_REPORT = """
 --text has a bar for each local day, or for each month if there are more than 62

@@ -4950,7 +4950,7 @@ class TestProcesses:
                 inside.wait(30)
             child = os.fork()
             if not child:
-                signal.alarm(2)
+                signal.alarm(20)  # ends a child that waits for ever
                 refused = 0
                 def register():
                     pm.register_device("e", "E")
@@ -5526,25 +5526,26 @@ class TestInterrupts:
     ) -> None:
         """Ctrl-C while BEGIN waits: when it then succeeds, the lock is given back at once."""
         code = """if True:
-            import signal, sqlite3, sys, threading, power_manager
+            import os, signal, sqlite3, sys, threading, power_manager
             pm = power_manager.PowerManager(sys.argv[1])
             writer = sqlite3.connect(sys.argv[1], isolation_level=None, check_same_thread=False)
             probe = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
-            arrived = threading.Event()
+            # The signal is in the pipe at once; its handler runs when BEGIN has returned.
+            arrived, wakeup = os.pipe()
+            os.set_blocking(wakeup, False)
+            signal.set_wakeup_fd(wakeup)
             def on_alarm(*_):
-                arrived.set()
                 raise KeyboardInterrupt
             def give_way():
-                arrived.wait(5)      # a signal that waits for BEGIN arrives after it
+                os.read(arrived, 1)
                 writer.execute("ROLLBACK")
             signal.signal(signal.SIGALRM, on_alarm)
             for kept in range(3):
-                arrived.clear()
                 writer.execute("BEGIN IMMEDIATE")
-                thread = threading.Timer(0.2, writer.execute, ["ROLLBACK"])
+                thread = threading.Thread(target=give_way)
                 thread.start()
-                signal.setitimer(signal.ITIMER_REAL, 0.05)
                 try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.05)
                     pm.log_power(sys.argv[2], 1.0, 1.0)
                 except KeyboardInterrupt as error:
                     sys.last_exc = error
@@ -5804,7 +5805,7 @@ class TestWaiting:
         """A call from a handler while its thread waits is refused at once, and all go on."""
         meter_id = filled(path, 3)
         code = """if True:
-            import signal, sys, threading, power_manager
+            import signal, sys, threading, time, power_manager
             power_manager.BUSY_TIMEOUT = 60.0
             pm = power_manager.PowerManager(sys.argv[1])
             inside = threading.Event()
@@ -5823,9 +5824,15 @@ class TestWaiting:
             signal.signal(signal.SIGALRM, on_alarm)
             holder = threading.Thread(target=hold)
             holder.start()
+            def ring():
+                while not pm._transaction._waiting:
+                    time.sleep(0.001)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
             inside.wait(30)
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            ringing = threading.Thread(target=ring)
+            ringing.start()
             pm.log_power(sys.argv[2], 9.0, 1.0)      # waits for the other thread
+            ringing.join()
             holder.join()
             print(told, len(pm.get_events("dev-001")), pm.check())
             pm.close()
@@ -10825,6 +10832,20 @@ class TestRunProgram:
         )
         assert done.stdout == f"a is not installed: pip install '{name}[all]'\n"
 
+    @pytest.mark.parametrize("has_metadata", [False, True])
+    def test_module_that_was_not_installed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_metadata: bool
+    ) -> None:
+        """Whether or not the project is installed somewhere, this copy is a checkout's."""
+        power_manager.not_installed("a", "all")  # imports what it needs
+        information = tmp_path / "blackroad_power_manager-1.0.0.dist-info"
+        if has_metadata:
+            information.mkdir()
+            (information / "METADATA").write_text("Name: blackroad-power-manager\nVersion: 1.0.0\n")
+        monkeypatch.setattr(sys, "path", [str(tmp_path)])
+        said = power_manager.not_installed("a", "all")
+        assert said == "a is not installed: pip install '.[all]'"
+
     @pytest.mark.parametrize("error", [ValueError, SystemExit])
     def test_other_errors(self, error: type[BaseException]) -> None:
         """What is not one of its errors is not hidden."""
@@ -11060,7 +11081,8 @@ class TestCompletion:
 
         child, terminal = pty.fork()
         if child == 0:
-            os.execvpe("zsh", ["zsh", "-f", "-i"], {**os.environ, "TERM": "dumb"})
+            environment = {**os.environ, "TERM": "dumb", "COLUMNS": "100"}
+            os.execvpe("zsh", ["zsh", "-f", "-i"], environment)
         try:
             start = f"autoload -U compinit; compinit -u -D; source {script}; echo DO''NE\n"
             self.until(terminal, start, "DONE\r\n")
@@ -14937,7 +14959,7 @@ Late \\x1b[31mnode  late                         today 110 Wh out, 0 in, 110 use
     ("report house --text --days 2", 80): """\
 House on the hill  house                              2 days to 2025-06-16 14:30
 
-used              21.6 kWh  10.8 kWh a day
+used              21.6 kWh  12.8 kWh a day, over 1d16h
 from the sun      34.7 kWh
 into the mains    9.96 kWh
 from the UPS      1.83 kWh
@@ -15024,8 +15046,8 @@ time                 device  event         note
 device       load W  solar W  net W  charge   left  24 h Wh  target  verdict
 house             0     2484   2484     90%      -    14000    9000  over target
 gate           6.50     7.19   0.70     59%  1h19m      217       -  ok
-a-rather-l…       0        0      0       -      -        0       -  inactive
-late            125        0   -125     48%      -      213       -  unknown W
+a-rather-l…       0        0      0       -      -        -       -  inactive
+late            125        0   -125     48%      -      213       -  stale 5h
 """,
     ("status", 120): """\
 meter                    type     state     charge           W      V      A   left  24 h       \
@@ -15072,7 +15094,7 @@ h out, 0 in, 110 used
 House on the hill  house                                                                      2 \
 days to 2025-06-16 14:30
 
-used              21.6 kWh  10.8 kWh a day
+used              21.6 kWh  12.8 kWh a day, over 1d16h
 from the sun      34.7 kWh
 into the mains    9.96 kWh
 from the UPS      1.83 kWh
@@ -15128,10 +15150,10 @@ house                                             0     2484   2484     90%     
 000  over target
 gate                                           6.50     7.19   0.70     59%  1h19m      217     \
   -  ok
-a-rather-long-id-of-a-device-without-meters       0        0      0       -      -        0     \
+a-rather-long-id-of-a-device-without-meters       0        0      0       -      -        -     \
   -  inactive
 late                                            125        0   -125     48%      -      213     \
-  -  unknown W
+  -  stale 5h
 """,
 }
 DEMO = """\
@@ -15362,6 +15384,127 @@ class TestShownToAPerson(Showing):
             pm.register_device("weak", "Weak", shutdown_threshold=5.0)
             pm.log_power(pm.add_meter("weak", "main").id, 1.0, 1.0)
         assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  low supply")
+
+    def test_low_supply_is_the_more_urgent_verdict(self, run: Run) -> None:
+        """A device that is over its target too is told by what may end it now."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("weak", "Weak", shutdown_threshold=5.0, target_wh=1.0)
+            meter = pm.add_meter("weak", "main").id
+            pm.log_many(
+                (meter, 12.0, amperes, None, NOW - age) for age, amperes in [(600, 5), (0, 0)]
+            )
+        assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  low supply")
+
+    @pytest.mark.parametrize(
+        ("ages", "cells"),
+        [
+            ([], "0 0 0 - - - 100 no readings"),
+            ([9 * 86400], "60.0 0 -60.0 - - - 100 stale 9d"),
+            ([7200 * number for number in range(11)], "60.0 0 -60.0 - - - 100 unknown Wh"),
+            ([300 * number for number in range(11)], "60.0 0 -60.0 - - 50.0 100 ok"),
+            ([300 * number for number in range(31)], "60.0 0 -60.0 - - 150 100 over target"),
+            ([300 * number + 9000 for number in range(31)], "60.0 0 -60.0 - - 150 100 over target"),
+            ([300 * number + 9000 for number in range(11)], "60.0 0 -60.0 - - 50.0 100 stale 2h"),
+        ],
+        ids=["never", "old", "far apart", "ok", "over", "old and over", "old and below"],
+    )
+    def test_budget_of_what_is_not_known(self, run: Run, ages: list[float], cells: str) -> None:
+        """What is old or was never measured is not `ok`, and no energy known is not 0 Wh."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d", "D", target_wh=100.0)
+            meter = pm.add_meter("d", "main").id
+            pm.log_many((meter, 12.0, 5.0, None, NOW - age) for age in ages)
+        outcome = run("budget", clock=Clock())
+        assert (outcome.code, outcome.out.splitlines()[1].split()) == (0, ["d", *cells.split()])
+        # The JSON is that of power_budget_check(), by the last readings, however old.
+        budget = run("budget", "--json", clock=Clock()).json["d"]
+        assert budget["consumption_24h_wh"] == {"50.0": 50.0, "150": 150.0}.get(cells.split()[5], 0)
+
+    def test_budget_doubt(self) -> None:
+        """It is of the stalest active meter, and public for whoever shows budgets of its own."""
+        with PowerManager(":memory:", clock=Clock()) as pm:
+            pm.register_device("d", "D")
+            ids = [pm.add_meter("d", "main").id for _ in range(3)]
+
+            def doubt(stale_s: float) -> str:
+                return power_manager.budget_doubt(pm.list_meters("d"), int(NOW) * SECOND, stale_s)
+
+            assert doubt(0) == "no readings"
+            for id_, age in zip(ids, (60, 7200, 90_000), strict=True):
+                pm.log_power(id_, 1.0, 1.0, timestamp=NOW - age)
+            pm.update_meter(ids[2], active=False)
+            assert [doubt(seconds) for seconds in (7200, 7199)] == ["", "stale 2h"]
+
+    def test_budget_without_some_watts(self, run: Run) -> None:
+        """A meter that is read, and whose power is not known, is said, whatever the others say."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d", "D", target_wh=100.0)
+            gauge, main = (pm.add_meter("d", kind).id for kind in ("battery", "main"))
+            for age in (600, 0):
+                pm.log_power(main, 12.0, 1.0, timestamp=NOW - age)
+                pm.log_power(gauge, None, None, 50.0, timestamp=NOW - age)
+        assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  unknown W")
+
+    def test_inactive_meters_are_not_stale(self, run: Run) -> None:
+        """One that was taken out of service says nothing of the others."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d", "D")
+            old = pm.add_meter("d", "main", name="Old").id
+            pm.log_power(old, 1.0, 1.0, timestamp=NOW - 90_000)
+            pm.update_meter(old, active=False)
+            pm.log_power(pm.add_meter("d", "battery").id, 12.0, 1.0)
+        assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  ok")
+
+    @pytest.fixture
+    def sparse(self, run: Run) -> None:
+        """A panel that is read every ten minutes, and mains that are read every two hours."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d", "D")
+            mains = pm.add_meter("d", "main", name="Mains").id
+            panel = pm.add_meter("d", "solar", name="Panel").id
+            pm.log_many((mains, 12.0, 10.0, None, NOW - 7200 * i) for i in range(12))
+            pm.log_many((panel, 12.0, 1.0, None, NOW - 600 * i) for i in range(12))
+
+    @pytest.mark.usefixtures("sparse")
+    def test_energy_that_is_not_known(self, run: Run) -> None:
+        """Where no energy came of a meter's readings it is -, not 0, and a report says why."""
+        report = run("report", "d", "--text", clock=Clock()).out
+        facts = [line.split() for line in report.splitlines()[2:5]]
+        assert facts == [
+            ["used", "-"],
+            ["from", "the", "sun", "22.0", "Wh"],
+            ["from", "the", "mains", "-"],
+        ]
+        assert "self-sufficient" not in report
+        rows = {line.split()[0]: line.split()[-2:] for line in report.splitlines() if line}
+        assert (rows["Mains"], rows["Panel"]) == (["-", "-"], ["22.0", "0"])
+        assert (
+            "\nno energy known of Mains: its readings are further apart than the file's max_gap\n"
+            in report
+        )
+        for line in run("stats", "d/Mains", clock=Clock()).out.splitlines()[1:]:
+            assert line.split()[-3:] == ["-", "-", "1"]
+        assert "  today unknown\n" in run("status", clock=Clock()).out
+
+    @pytest.mark.parametrize(
+        ("hours", "days", "said"),
+        [
+            (23, 7, " 2350 Wh"),
+            (23, 365, " 2350 Wh"),
+            (48, 365, " 4850 Wh  2400 Wh a day, over 2d"),
+            (60, 365, " 6050 Wh  2400 Wh a day, over 2d12h"),
+            (60, 2, " 4750 Wh  2375 Wh a day"),
+        ],
+    )
+    def test_energy_a_day(self, run: Run, hours: int, days: int, said: str) -> None:
+        """It is over the time from the first reading on, not over days before there was any."""
+        with PowerManager("power_manager.db", clock=Clock(), max_gap=86_400) as pm:
+            pm.register_device("d", "D")
+            main = pm.add_meter("d", "main").id
+            start = NOW - 1800 - 3600 * hours  # a full hour
+            pm.log_many((main, 100.0, 1.0, None, start + 1800 * i) for i in range(2 * hours + 2))
+        out = run("report", "d", "--text", "--days", days, clock=Clock()).out
+        assert out.splitlines()[2] == f"used            {said}"
 
     def test_no_readings_in_the_time(self, show: Show) -> None:
         """Statistics and reports without any say so."""

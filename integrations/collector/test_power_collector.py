@@ -111,6 +111,14 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is, what answers and what ends is waited for."""
     monkeypatch.setattr(pc, "NUT_LIMIT", 60.0)
     monkeypatch.setattr(pc, "PROGRAM_LIMIT", 60.0)
+    monkeypatch.setattr(pc, "PROGRAM_FIRST", 60.0)
+    monkeypatch.setattr(pc, "PROGRAM_EXIT", 60.0)
+
+
+@pytest.fixture(autouse=True)
+def width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed is as wide wherever the tests run: their own terminal may be narrow."""
+    monkeypatch.setenv("COLUMNS", "80")
 
 
 @pytest.fixture
@@ -1788,7 +1796,11 @@ def printing(*printed: object, then: str = "time.sleep(600)") -> list[str]:
     """A program that prints these lines, JSON but for text, and then does something else."""
     texts = [line if isinstance(line, str) else json.dumps(line) for line in printed]
     code = "import os, signal, subprocess, sys, time\n"
-    code += f"for line in {texts!r}: print(line, flush=True)\n{then}"
+    # In one piece: however busy the machine is, the lines arrive together.
+    code += (
+        f"sys.stdout.write({''.join(f'{text}{chr(10)}' for text in texts)!r}); sys.stdout.flush()\n"
+    )
+    code += then
     return [sys.executable, "-c", code]
 
 
@@ -2093,8 +2105,11 @@ def test_a_program_that_ends_a_little_after_its_output(
     assert one._problem == "it ended with 3"
 
 
-def test_a_program_that_closes_its_output_is_ended(program: Callable[..., pc.Program]) -> None:
+def test_a_program_that_closes_its_output_is_ended(
+    program: Callable[..., pc.Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing can come from it any more."""
+    monkeypatch.setattr(pc, "PROGRAM_EXIT", 0.05)
     one = program(printing(then="os.close(1); time.sleep(600)"))
     one.poll()
     assert one._process is not None
@@ -2644,16 +2659,21 @@ def test_a_hanging_command_is_killed_with_its_children(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The time limit ends a command and all that it has started."""
-    script = f"sleep 300 & echo $! > {tmp_path}/pid; wait"
+    os.mkfifo(tmp_path / "alive")
+    alive = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+
+    def has_no_writer() -> bool:
+        try:
+            return not os.read(alive, 1)
+        except BlockingIOError:
+            return False
+
+    # The pipe stands open for as long as the shell or its child is there.
+    script = f"exec 9>{shlex.quote(str(tmp_path / 'alive'))}; sleep 300 & wait"
     pc._run_command(["sh", "-c", script], {}, 0.3)
     assert "sh: killed after 0.3 s" in caplog.text
-    status = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
-    for _ in range(1000):  # the kernel ends a killed process a moment later
-        if not status.exists() or status.read_text().split()[2] == "Z":
-            return
-        os.sched_yield()
-        time.sleep(0.005)
-    pytest.fail("the child of a killed command lives on")
+    until(has_no_writer)
+    os.close(alive)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Measure what billing costs, and write RESULTS.md: some six minutes on two quiet cores.
+"""Measure what billing costs, and write RESULTS.md: some ten minutes on two quiet cores.
 
 python3 integrations/billing/bench/run.py
 python3 integrations/billing/bench/run.py --only file --devices 10 --days 3
@@ -239,9 +239,10 @@ period.
 
 ## Breaks
 
-The code was broken in 110 places, one at a time, such as an attempt that is not noted before \
-it is sent, or a duplicate taken for a refusal. The tests see 106 of them; the other four lines \
-repeated what another line guards, and are gone.
+`python3 integrations/billing/bench/breaks.py`: the code broken in one place at a time, in a copy, \
+and the file of tests that fails.
+
+{breaks}
 """
 
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -289,6 +290,7 @@ def write_results() -> None:
         stories_s=_measure_stories(),
         soak=" ".join(soak),
         months=_output([str(HERE / "tests/soak.py"), *soak]),
+        breaks=_output([str(HERE / "bench/breaks.py")]),
     )
     (HERE / "RESULTS.md").write_text(text, encoding="utf-8")
 

@@ -30,9 +30,9 @@ from power_manager import (
     Screen,
     check_text,
     make_table,
-    nearest,
     not_installed,
     parse_time,
+    unknown_id,
 )
 
 Command = Callable[[argparse.Namespace], int]  # returns the exit code
@@ -78,14 +78,14 @@ def _fleet(options: argparse.Namespace, ledger: Place) -> Devices:
 
 
 def check_device(pm: Devices, options: argparse.Namespace) -> None:
-    """Raise BillingError for a device that there is not, with the nearest id."""
+    """Raise NotFound for a device that there is not, with the nearest id."""
     try:
         pm.get_device(options.device_id)
     except NotFound:
         lists = "power-fleet latest" if options.fleet else "power-manager devices"
         known = [device.id for device in pm.list_devices()]
-        hint = nearest(options.device_id, known) or f": `{lists}` lists them"
-        raise BillingError(f"no device {options.device_id}{hint}") from None
+        remedy = f": `{lists}` lists them"
+        raise unknown_id("device", options.device_id, known, remedy) from None
 
 
 def print_events(place: Place, events: Iterable[UsageEvent]) -> None:
@@ -226,7 +226,9 @@ def sink_of(place: Place, options: argparse.Namespace) -> UsageSink:
     """The sink that --sink and --csv name. Raises BillingError for Stripe's key or meter."""
     check_sink_options(options)
     if options.csv is not None:
-        return CsvSink(options.csv)
+        sink = CsvSink(options.csv)
+        sink.check()  # before anything is counted, or kept
+        return sink
     from power_billing.stripe_sinks import sink_from
 
     stream = options.sink == "stripe-stream"

@@ -111,7 +111,8 @@ def _reconcile(options: argparse.Namespace) -> int:
             _print_repair(repaired)
         else:
             count = len(found.differences)
-            print(f"{iso(hours.start)} to {iso(hours.stop)}: {count} differences")
+            differences = "1 difference" if count == 1 else f"{count} differences"
+            print(f"{iso(hours.start)} to {iso(hours.stop)}: {differences}")
     if repaired is None:
         return 0 if found.is_clean else 1
     is_repaired = len(repaired.repaired) == len(found.differences)

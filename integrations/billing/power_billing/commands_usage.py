@@ -172,6 +172,8 @@ def _print_report(place: Place, done: Report, is_quiet: bool, now: float) -> Non
         print(lost)
     if done.reconciliation is not None:
         print_differences(done.reconciliation)
+        if done.reconciliation.differences:
+            print("power-billing reconcile --repair sends the ledger's values of what differs")
     for problem in done.problems:
         print(problem)
 

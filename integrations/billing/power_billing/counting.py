@@ -69,7 +69,8 @@ def device_usage(
     parts = source.usage(link.device_id, days)
     if parts is None:
         last_hour = max((meter.last_hour for meter in known.values()), default=None)
-        return DeviceUsage(link.device_id, is_deleted=True, last_hour=last_hour)
+        kept = _deleted_hours(known, link.types, ())
+        return DeviceUsage(link.device_id, kept=kept, is_deleted=True, last_hour=last_hour)
     known_before = known
     if any(part.hours and part.meter.id not in known for part in parts):
         whole = source.usage(
@@ -80,9 +81,7 @@ def device_usage(
     changed = [meter for meter in known.values() if known_before.get(meter.meter_id) != meter]
     usage = DeviceUsage(link.device_id, meters=changed)
     present = {part.meter.id for part in parts}
-    for meter in known.values():
-        if meter.meter_id not in present and _has_counted(meter, link.types, known):
-            usage.kept.append(range(meter.first_hour, meter.last_hour + 1))
+    usage.kept = _deleted_hours(known, link.types, present)
     for one in _counted_hours(parts, link.types, known):
         if link.covers(one.hour):
             before = usage.by_hour.get(one.hour, Used())
@@ -91,6 +90,17 @@ def device_usage(
             )
             usage.parts.append(one)
     return usage
+
+
+def _deleted_hours(
+    known: Mapping[str, KnownMeter], types: Collection[str] | None, present: Collection[str]
+) -> list[range]:
+    """The hours of each meter that has counted and is not there any more."""
+    return [
+        range(meter.first_hour, meter.last_hour + 1)
+        for meter in known.values()
+        if meter.meter_id not in present and _has_counted(meter, types, known)
+    ]
 
 
 def _main_since(known: Mapping[str, KnownMeter]) -> int | None:

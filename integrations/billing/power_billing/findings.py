@@ -19,8 +19,9 @@ class FindingKind(str, Enum):
     KEPT = "kept"  # billed of readings that are deleted now
     # More energy in an hour of which a meter was deleted, which alone could tell how much is new.
     UNCLEAR = "unclear"
-    NO_ENERGY = "no_energy"  # readings that show power, and no energy
+    NO_ENERGY = "no_energy"  # readings that show power, and in most hours no energy
     SILENT = "silent"  # no readings at all
+    DELETED = "deleted"  # readings that were deleted, with their meter, before they were counted
 
 
 # What is lost unless a person acts. What stays billed is only listed.
@@ -30,9 +31,11 @@ LOST = (
     FindingKind.UNCLEAR,
     FindingKind.NO_ENERGY,
     FindingKind.SILENT,
+    FindingKind.DELETED,
 )
 LOST_ENERGY = (FindingKind.LATE, FindingKind.UNCLEAR)  # of these the watt-hours are known
-UNMEASURED = (FindingKind.NO_ENERGY, FindingKind.SILENT)  # of these there are no watt-hours
+# Of these there are no watt-hours.
+UNMEASURED = (FindingKind.NO_ENERGY, FindingKind.SILENT, FindingKind.DELETED)
 SILENT_HOURS = 7 * 24  # a linked device without a reading for that long is listed
 ENERGY_HOURS = 24  # and so is one with readings but without energy for that long
 
@@ -76,9 +79,30 @@ class Finding:
             text = f"{iso(self.hour)} {-self.watt_hours:+.3f} Wh of readings that were deleted"
             return f"stays billed: {where} {text}"
         if self.kind is FindingKind.NO_ENERGY:
-            text = "readings, but no energy: they are further apart than the file's max_gap"
-            return f"not billed: {where} since {iso(self.hour)} {text}, or lack watts"
+            text = "readings, but no energy in most hours: they are further apart than the file's"
+            return f"not billed: {where} since {iso(self.hour)} {text} max_gap, or lack watts"
+        if self.kind is FindingKind.DELETED:
+            text = f"readings since {iso(self.hour)}, which were deleted before they were counted"
+            return f"not billed: {where} {text}"
         return f"not billed: {where} no readings since {iso(self.hour)}"
+
+
+def deleted_findings(
+    customer: str, usage: DeviceUsage, covered: range, counted_until: int
+) -> list[Finding]:
+    """Whether a meter, or its device, was deleted with readings that no run had counted.
+
+    covered: the link's hours. counted_until: the first hour that runs before this one left. A run
+    knows each meter's newest hour, and so that one, the hour under way, is lost at least.
+    """
+    begins = [
+        max(counted_until, covered.start, hours.start)
+        for hours in usage.kept
+        if max(counted_until, covered.start) < min(hours.stop, covered.stop)
+    ]
+    if not begins:
+        return []
+    return [Finding(FindingKind.DELETED, customer, usage.device_id, min(begins), 0.0)]
 
 
 def device_findings(
@@ -93,14 +117,18 @@ def device_findings(
     newest = usage.last_hour if usage.is_deleted else max(usage.by_hour, default=None)
     since = max(covered.start, now_hour - SILENT_HOURS)
     is_silent = newest is None or newest < since
-    if is_silent and now_hour - since >= ENERGY_HOURS:
+    never_was = usage.is_deleted and newest is None  # what it had is not known, and does not come
+    if is_silent and (now_hour - since >= ENERGY_HOURS or never_was):
         begin = covered.start if newest is None else newest + 1
         return [Finding(FindingKind.SILENT, customer, usage.device_id, begin, 0.0)]
     for hours in (ENERGY_HOURS, SILENT_HOURS):  # a device may be read every two days
         recent = [part for part in usage.parts if now_hour - hours <= part.hour < now_hour]
         readings = sum(part.reading_count for part in recent)
-        has_energy = any(part.energy_nwh for part in recent)
-        if readings >= 2 and not has_energy and any(part.has_power for part in recent):
+        powered = [part for part in recent if part.has_power]
+        without = [part for part in powered if not part.energy_nwh]
+        # Of a day most hours have to have energy; of a week one, so that what is mended is gone.
+        most = len(powered) // 2 if hours == ENERGY_HOURS else len(powered) - 1
+        if readings >= 2 and powered and len(without) > most:
             begin = min(part.hour for part in recent)
             return [Finding(FindingKind.NO_ENERGY, customer, usage.device_id, begin, 0.0)]
     return []
@@ -118,12 +146,14 @@ def keep_findings(
 ) -> None:
     """Replace the customer's findings of those hours, and those about devices, by these.
 
-    What a person has accepted stays accepted as long as it is the same.
+    What a person has accepted stays accepted as long as it is the same. What was deleted before it
+    was counted is found once only, and stays.
     """
     accepted = {_key(one) for one in findings(conn, customer) if one.is_accepted}
     conn.execute(
         """DELETE FROM billing_findings
-        WHERE customer = ? AND (hour >= ? AND hour < ? OR kind IN ('no_energy', 'silent'))""",
+        WHERE customer = ? AND kind != 'deleted'
+            AND (hour >= ? AND hour < ? OR kind IN ('no_energy', 'silent'))""",
         (customer, hours.start, hours.stop),
     )
     for one in found:

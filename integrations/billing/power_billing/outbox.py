@@ -228,6 +228,14 @@ def counts(conn: sqlite3.Connection, customer: str) -> dict[State, int]:
     return found
 
 
+def was_taken(conn: sqlite3.Connection) -> bool:
+    """Whether a biller has said of anything that it has it."""
+    sql = """SELECT EXISTS (SELECT 1 FROM billing_outbox WHERE state IN ('sent', 'kept'))
+        OR EXISTS (SELECT 1 FROM billing_customer_days)"""
+    (found,) = conn.execute(sql).fetchone()
+    return bool(found)
+
+
 def was_sent(conn: sqlite3.Connection) -> bool:
     """Whether anything has ever gone out, or was found at the biller."""
     sql = """SELECT EXISTS (SELECT 1 FROM billing_outbox

@@ -24,7 +24,14 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from power_billing.claims import NO_CUSTOMER, Claim, claims, note_claim, waiting_reason
+from power_billing.claims import (
+    NO_CUSTOMER,
+    Claim,
+    claims,
+    forget_claims,
+    note_claim,
+    waiting_reason,
+)
 from power_billing.errors import BillingError, CannotSayNow
 from power_billing.hours import HOUR, oldest_billable
 from power_billing.outbox import (
@@ -40,6 +47,8 @@ from power_billing.outbox import (
     put_off,
     revise,
     revisions,
+    was_sent,
+    was_taken,
 )
 from power_billing.sinks import (
     ClaimingSink,
@@ -47,6 +56,8 @@ from power_billing.sinks import (
     Receipt,
     UsageEvent,
     UsageSink,
+    is_csv,
+    took_nothing,
 )
 from power_billing.tables import Place, ledger_id, set_setting, setting, tables
 
@@ -102,7 +113,9 @@ class Sender:
         """Remember the biller: an hour that went to one must not go to another as well."""
         with tables(self.place) as conn:
             check_account(conn, self.place, self.sink)
-            set_setting(conn, "account", self.sink.account)
+            if setting(conn, "account") != self.sink.account:
+                set_setting(conn, "account", self.sink.account)
+                forget_claims(conn)
 
     # --- Whose customers they are
 
@@ -366,10 +379,20 @@ class Sender:
         return age > PROTECTED or entry.event.revision > 0
 
 
+def has_nothing(conn: sqlite3.Connection, account: str | None) -> bool:
+    """Whether the ledger's account has no usage for sure, so that it may go elsewhere.
+
+    Only a CSV file can show that: one whose name was mistyped would else be the ledger's for ever.
+    """
+    if account is None or not is_csv(account):
+        return False
+    return not was_sent(conn) or (took_nothing(account) and not was_taken(conn))
+
+
 def check_account(conn: sqlite3.Connection, place: Place, sink: UsageSink) -> None:
     """Raise BillingError for a sink that is not the ledger's."""
     there = setting(conn, "account")
-    if there not in (None, sink.account):
+    if there not in (None, sink.account) and not has_nothing(conn, there):
         raise BillingError(
             f"{place.db_path}: its usage goes to {there}, so it cannot go to {sink.account} "
             "as well: to try things out, take --dry-run, or another --ledger"

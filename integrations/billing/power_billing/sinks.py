@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -141,11 +142,33 @@ class ClaimingSink(Protocol):
         ...
 
 
+_CSV = "csv:"
+
+
+def is_csv(account: str) -> bool:
+    """Whether an account is a CSV file."""
+    return account.startswith(_CSV)
+
+
+def took_nothing(account: str) -> bool:
+    """Whether an account has no usage for sure: a CSV file that is not there, or is empty."""
+    if not is_csv(account):
+        return False
+    try:
+        found = Path(account.removeprefix(_CSV)).stat()
+        return not stat.S_ISREG(found.st_mode) or found.st_size == 0
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # it may be there
+        return False
+
+
 class CsvSink:
     """A CSV file for another biller, appended to: an hour's highest revision counts.
 
     A customer's rows come from one ledger and name its id. Raises InvalidValue for a path that is
-    not text: the ledger keeps it.
+    not text: the ledger keeps it. Every use raises BillingError for one that is no regular file,
+    such as a device that never ends, or that is in no folder.
     """
 
     COLUMNS = ("identifier", "customer", "hour", "revision", "watt_hours", "ledger")
@@ -155,7 +178,7 @@ class CsvSink:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.account = f"csv:{check_text('csv', os.path.realpath(path), _MAX_PATH)}"
+        self.account = f"{_CSV}{check_text('csv', os.path.realpath(path), _MAX_PATH)}"
         self._ledgers: dict[str, str] = {}  # by customer: whose rows send() writes
 
     def send(self, events: Sequence[UsageEvent]) -> list[Receipt]:
@@ -229,7 +252,15 @@ class CsvSink:
         except OSError as error:
             raise CannotSayNow(f"{self.path}: {error.strerror}") from None
 
+    def check(self) -> None:
+        """Raise BillingError for a path at which there can be no file of rows."""
+        if not self.path.parent.is_dir():
+            raise BillingError(f"{self.path}: there is no such folder: name a file in another")
+        if self.path.exists() and not self.path.is_file():
+            raise BillingError(f"{self.path}: not a regular file: name another")
+
     def _rows(self) -> list[dict[str, str]]:
+        self.check()
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8", errors="replace") as file:

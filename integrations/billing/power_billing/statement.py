@@ -17,7 +17,7 @@ from decimal import Decimal
 
 from power_billing.closing import closed_days
 from power_billing.errors import BillingError
-from power_billing.findings import FindingKind, findings
+from power_billing.findings import UNMEASURED, Finding, FindingKind, findings
 from power_billing.hours import HOUR, day_of
 from power_billing.ledger import by_customer, counted_by_day
 from power_billing.links import links_of, links_to
@@ -36,6 +36,9 @@ _REASONS = {
     FindingKind.LATE: "came to light too late to be billed",
     FindingKind.UNCLEAR: "of an hour of which a meter was deleted",
     FindingKind.SENSOR: "more than any device draws: look at the sensor",
+    FindingKind.NO_ENERGY: "from then on readings, but no energy in most hours",
+    FindingKind.SILENT: "from then on no readings",
+    FindingKind.DELETED: "from then on readings that were deleted before they were counted",
 }
 
 
@@ -71,10 +74,13 @@ class Late:
 
 @dataclass(frozen=True)
 class Unbilled:
-    """An hour that is not billed in full, and why; negative watt-hours: billed too much."""
+    """An hour that is not billed in full, and why; negative watt-hours: billed too much.
+
+    watt_hours: None where nothing was measured, from that hour on.
+    """
 
     hour: int
-    watt_hours: Decimal
+    watt_hours: Decimal | None
     reason: str
 
 
@@ -206,10 +212,19 @@ def _of_customer(
         late += _late(hour, events[hour], deadline)
         unbilled += _open(hour, events[hour])
     for one in findings(conn):
-        if one.customer == customer and one.hour in hours and one.kind in _REASONS:
+        if one.customer == customer and one.kind in _REASONS and _is_of(one, hours):
             reason = f"{_REASONS[one.kind]} ({one.device_id})"
-            unbilled.append(Unbilled(one.hour, Decimal(str(one.watt_hours)), reason))
+            is_known = one.kind not in UNMEASURED
+            wh = Decimal(str(one.watt_hours)) if is_known else None
+            unbilled.append(Unbilled(one.hour, wh, reason))
     return CustomerStatement(customer, devices, days, other, lines.total, late, unbilled, periods)
+
+
+def _is_of(finding: Finding, hours: range) -> bool:
+    """Whether a month has it: what is not measured lasts from its hour on until now."""
+    if finding.kind in (FindingKind.NO_ENERGY, FindingKind.SILENT):
+        return finding.hour < hours.stop
+    return finding.hour in hours
 
 
 # --- What was billed

@@ -145,6 +145,9 @@ def _late_texts(one: CustomerStatement) -> Iterator[str]:
 
 def _unbilled_texts(one: CustomerStatement) -> Iterator[str]:
     for lost in one.unbilled:
+        if lost.watt_hours is None:
+            yield f"{iso(lost.hour)} {lost.reason}"
+            continue
         sign = "+" if lost.watt_hours > 0 else ""
         yield f"{iso(lost.hour)} {sign}{shown_wh(lost.watt_hours)} Wh {lost.reason}"
 
@@ -195,7 +198,11 @@ def _customer_json(statement: Statement, one: CustomerStatement) -> dict[str, An
             for late in one.late
         ],
         "not_billed": [
-            {"hour": iso(lost.hour), "energy_wh": float(lost.watt_hours), "reason": lost.reason}
+            {
+                "hour": iso(lost.hour),
+                "energy_wh": None if lost.watt_hours is None else float(lost.watt_hours),
+                "reason": lost.reason,
+            }
             for lost in one.unbilled
         ],
     }
@@ -257,7 +264,8 @@ def as_csv(statement: Statement) -> str:
             writer.writerow({**row, "energy_wh": str(late.after_wh - late.before_wh)})
         for lost in one.unbilled:
             row = {"kind": "not_billed", "customer": one.customer, "hour": iso(lost.hour)}
-            writer.writerow({**row, "energy_wh": str(lost.watt_hours), "reason": lost.reason})
+            wh = "" if lost.watt_hours is None else str(lost.watt_hours)
+            writer.writerow({**row, "energy_wh": wh, "reason": lost.reason})
     return out.getvalue()
 
 

@@ -24,6 +24,7 @@ from power_billing.periods import (
     parse_meter_name,
     refuse_other_hours,
 )
+from power_billing.sender import has_nothing
 from power_billing.sinks import EVENT_NAME
 from power_billing.stripe_client import account_of, cannot, check_meter, meters_of
 from power_billing.tables import (
@@ -86,13 +87,14 @@ def _take_account(conn: sqlite3.Connection, place: Place, account: str, is_anoth
     there = setting(conn, "account")
     if there in (None, account):
         return
-    if not is_another or was_sent(conn):
+    is_free = has_nothing(conn, there) or (is_another and not was_sent(conn))
+    if not is_free:
         raise BillingError(
             f"{place.db_path}: its usage goes to {there}, so it cannot go to {account} as well: "
             "power-billing go-live ends a trial with a test key; another meter needs another "
             "--ledger"
         )
-    # Nothing went out yet: the customers were another ledger's.
+    # Nothing is there: the customers were another ledger's, or a CSV file's name was mistyped.
     set_setting(conn, "account", account)
     forget_claims(conn)
 

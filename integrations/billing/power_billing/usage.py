@@ -20,6 +20,7 @@ from power_billing.findings import (
     LOST_ENERGY,
     Finding,
     FindingKind,
+    deleted_findings,
     device_findings,
     findings,
     keep_findings,
@@ -40,6 +41,7 @@ from power_manager import DB_PATH, InvalidValue, PowerManager
 _FOR_EVER = 2**53  # an hour that never comes
 _LAST_RUN = "last_run"
 _LAST_GOOD_RUN = "last_good_run"
+_COUNTED_UNTIL = "counted_until"  # the first hour that no run has counted yet
 _RECONCILED_ON = "reconciled_on"
 
 
@@ -119,6 +121,9 @@ class Run:
             self._expect(customers)
             for customer, links in customers.items():
                 self._settle_all(self.place, customer, links, end)
+            with tables(self.place) as conn:
+                counted_until = max(end, int(setting(conn, _COUNTED_UNTIL) or 0))
+                set_setting(conn, _COUNTED_UNTIL, str(counted_until))
             wanted = [customer for customer in customers if customer not in held] if held else None
             sent = Sender(self.place, sink, self.clock, self.sleep).run(wanted)
             compared = self._compare(sink) if self._is_comparing(compare) else None
@@ -197,11 +202,15 @@ class Run:
         usages = self._usages(place, links)
         now_hour = int(self.clock() // HOUR)
         found: list[Finding] = []
-        for link, usage in zip(links, usages):
-            stop = now_hour if link.until_hour is None else link.until_hour
-            found += device_findings(customer, usage, range(link.from_hour, stop), now_hour)
         with tables(place) as conn:
             _keep_meters_of(conn, usages)
+            counted_until = setting(conn, _COUNTED_UNTIL)
+            for link, usage in zip(links, usages):
+                stop = now_hour if link.until_hour is None else link.until_hour
+                found += device_findings(customer, usage, range(link.from_hour, stop), now_hour)
+                if counted_until is not None:
+                    covered = range(link.from_hour, link.until_hour or _FOR_EVER)
+                    found += deleted_findings(customer, usage, covered, int(counted_until))
             hours = self._hours(conn, end)
             found += book(conn, customer, usages, hours)
             keep_findings(conn, customer, found, range(hours.seen, _FOR_EVER))

@@ -187,6 +187,13 @@ def test_a_deleted_customer_is_held_and_what_was_sent_stays(shop: Shop) -> None:
     forget_checks(shop)
     assert "this customer was deleted at Stripe" in shop("report", code=1)[-1]
     assert states(shop) == [State.SENT] * 3
+    with PowerManager(shop.db, max_gap=1500) as pm:
+        (meter,) = pm.list_meters("edge")
+        for second in (600, 2040):
+            at = (shop.hour - 6) * 3600 + second
+            pm.log_power(meter.id, 10.0, 1.0, timestamp=at)
+    assert "0 hours sent, 1 left" in shop("report", code=1), "though the ledger has claimed it"
+    assert len(shop.stripe.events) == 3
 
 
 @pytest.mark.parametrize("named_by", ["identifier", "idempotency_key"])

@@ -306,7 +306,7 @@ def test_the_metrics_are_those_of_the_readme(cli: Cli, server: Loopback, tmp_pat
             samples[(name, *sample.labels.values())] = sample.value
     last_run = samples.pop(("power_billing_last_run_timestamp_seconds",))
     assert last_run == NOW
-    kinds = ("late", "sensor", "kept", "unclear", "no_energy", "silent")
+    kinds = ("late", "sensor", "kept", "unclear", "no_energy", "silent", "deleted")
     expected: dict[tuple[str, ...], float] = {
         ("power_billing_last_good_run_timestamp_seconds",): 0.0,
         ("power_billing_open_events", "queued"): 0.0,
@@ -434,7 +434,7 @@ def test_a_csv_file_needs_no_stripe(cli: Cli, tmp_path: Path) -> None:
         ),
         (
             ["link", "nobody", "--customer", "cus_1"],
-            "no device nobody: `power-manager devices` lists them",
+            "no device has the id 'nobody': `power-manager devices` lists them",
         ),
         (["unlink", "edge"], "edge: not linked"),
     ],

@@ -7,6 +7,8 @@ from __future__ import annotations
 import pytest
 from power_billing import FindingKind, HourUsage, MeterUsage, Run, link, status, unlink
 from power_billing.counting import known_meters
+from power_billing.decisions import keep_theirs, undecided
+from power_billing.hours import iso, oldest_billable
 from power_billing.tables import tables
 from world import CUSTOMER, HOUR, NOW, World
 
@@ -288,6 +290,9 @@ def test_a_device_whose_readings_are_too_far_apart_is_said(world: World) -> None
     assert [(one.kind, one.device_id) for one in done.lost] == [(FindingKind.NO_ENERGY, "edge")]
     assert "readings, but no energy" in str(done.lost[0])
     world.use(5.0, 2)
+    assert not world.report().complete, "one good hour a day is lost revenue, too"
+    for back in range(1, 20):
+        world.use(5.0, back)
     assert world.report().complete
 
 
@@ -299,6 +304,56 @@ def test_a_device_with_a_reading_in_more_than_a_day_is_said(world: World) -> Non
         world.pm.log_power(world.meters["edge"], 100.0, 1.0, timestamp=at)
     done = world.report()
     assert [one.kind for one in done.lost] == [FindingKind.NO_ENERGY]
+
+
+def test_what_is_deleted_before_it_is_counted_is_said(world: World) -> None:
+    """A meter with its readings, of hours that no run has looked at: until a person accepts it."""
+    world.link(hours_ago=20)
+    world.use(10.0, 5)
+    world.use(10.0, 2)
+    sink = world.sink()
+    assert world.usage.report(sink, until=(THIS_HOUR - 4) * HOUR).complete
+    world.pm.delete_meter(world.meters["edge"])
+    for _ in range(2):
+        done = world.usage.report(sink)
+        assert not done.complete
+        assert [(one.kind, one.hour) for one in done.lost] == [(FindingKind.DELETED, THIS_HOUR - 4)]
+    (lost,) = done.lost
+    assert str(lost) == (
+        f"not billed: {CUSTOMER} edge readings since {iso(THIS_HOUR - 4)}, which were deleted "
+        "before they were counted"
+    )
+    keep_theirs(world.devices, undecided(world.devices, oldest_billable(world.now)))
+    assert world.usage.report(sink).complete
+    assert world.billed() == 10
+
+
+def test_a_device_that_is_deleted_before_it_is_counted_is_said(world: World) -> None:
+    """At once, with what is known of it: its newest hour, or that it was linked."""
+    world.add_device("twin")
+    world.link(hours_ago=20)
+    world.link("twin", hours_ago=20)
+    world.use(10.0, 5)
+    sink = world.sink()
+    world.usage.report(sink, until=(THIS_HOUR - 6) * HOUR)
+    world.pm.delete_device("edge")
+    assert [(one.kind, one.device_id) for one in world.usage.report(sink).lost] == [
+        (FindingKind.DELETED, "edge")
+    ]
+    world.pm.delete_device("twin")
+    assert [(one.kind, one.device_id) for one in world.usage.report(sink).lost] == [
+        (FindingKind.DELETED, "edge"),
+        (FindingKind.SILENT, "twin"),
+    ]
+
+
+def test_what_was_counted_may_be_deleted(world: World) -> None:
+    """A meter without a reading since the last run."""
+    world.link(hours_ago=20)
+    world.use(10.0, 5)
+    assert world.report().complete
+    world.pm.delete_meter(world.meters["edge"])
+    assert world.report().complete
 
 
 def test_a_device_that_is_deleted_and_still_linked_is_said(world: World) -> None:

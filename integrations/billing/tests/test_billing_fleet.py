@@ -273,7 +273,7 @@ def test_who_is_to_be_shut_down_is_said(shop: FleetShop) -> None:
 def test_a_device_that_is_not_there_is_named(shop: FleetShop) -> None:
     """With the command that lists those that are."""
     assert shop("link", "ghost", "--customer", ALICE, "--offline", code=1) == [
-        "power-billing: no device ghost: `power-fleet latest` lists them"
+        "power-billing: no device has the id 'ghost': `power-fleet latest` lists them"
     ]
 
 

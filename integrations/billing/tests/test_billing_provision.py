@@ -254,7 +254,7 @@ def test_what_is_missing_leaves_nothing_half_done(shop: Shop) -> None:
     assert "no price yet: power-billing setup --product" in shop(*subscribe, code=1)[-1]
     shop(*PRICED)
     (said,) = shop("subscribe", "edge-9", "--customer", ALICE, code=1)
-    assert said == "power-billing: no device edge-9: did you mean edge?"
+    assert said == "power-billing: no device has the id 'edge-9': did you mean edge?"
     assert shop("status") == ["no usage has been sent yet"]
 
 

@@ -141,9 +141,9 @@ def test_report_compares_once_a_day(used: World) -> None:
     assert used.usage.report(used.sink(), compare=None).reconciliation is not None
 
 
-def test_a_csv_file_that_is_written_again_agrees(world: World, tmp_path: object) -> None:
+def test_a_csv_file_that_is_written_again_agrees(world: World, tmp_path: Path) -> None:
     """The repair of a deleted file writes every hour anew."""
-    sink = CsvSink(f"{tmp_path}/usage.csv")
+    sink = CsvSink(tmp_path / "usage.csv")
     world.link()
     world.use(10.0, 30)
     world.use(20.0, 3)
@@ -154,10 +154,17 @@ def test_a_csv_file_that_is_written_again_agrees(world: World, tmp_path: object)
     assert repair(world.pm, found.differences, oldest_billable(NOW)) == 2
     assert world.usage.report(sink, compare=True).complete
     assert sink.recorded(CUSTOMER, hours) == {THIS_HOUR - 30: 10, THIS_HOUR - 3: 20}
-    sink.path.unlink()
-    sink.path.mkdir()
-    with pytest.raises(CannotSayNow):
-        sink.recorded(CUSTOMER, hours)
+
+
+def test_a_csv_file_that_cannot_be_read_says_nothing_now(tmp_path: Path) -> None:
+    """It has what it has: that is not 0 Wh."""
+
+    class Unreadable(CsvSink):
+        def _rows(self) -> list[dict[str, str]]:
+            raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(CannotSayNow, match=r"usage\.csv: Permission denied"):
+        Unreadable(tmp_path / "usage.csv").recorded(CUSTOMER, range(THIS_HOUR))
 
 
 def test_an_hour_that_was_left_to_the_biller_is_compared_with_what_was_kept(used: World) -> None:
@@ -175,6 +182,6 @@ def test_an_hour_that_was_left_to_the_biller_is_compared_with_what_was_kept(used
     found = compare(used)
     assert [(one.ours_wh, one.theirs_wh) for one in found.differences] == [(20, 21)]
     assert repair(used.pm, found.differences, oldest_billable(used.now)) == 0
-    newest = [row for row in outbox(used.pm) if row.event.hour == hour][-1]
+    *_, newest = (row for row in outbox(used.pm) if row.event.hour == hour)
     assert (newest.state, newest.event.watt_hours, newest.theirs_wh) == (State.CONFLICT, 25, 21)
     assert len(used.server.events) == 2, "nothing is replaced"

@@ -19,7 +19,7 @@ from power_billing.cli import main
 from power_billing.closing import KEPT_HOURS
 from power_billing.command_line import month_hours
 from power_billing.errors import BillingError
-from power_billing.hours import oldest_billable
+from power_billing.hours import iso, oldest_billable
 from power_billing.money import Price
 from power_billing.outbox import State, revise
 from power_billing.reconcile import reconcile, repair
@@ -178,9 +178,9 @@ def test_what_is_not_billed_is_listed(world: World) -> None:
         revise(conn, CUSTOMER, int(NOW // HOUR) - 8, 25)
     (one,) = statement(world).customers
     assert one.total.watt_hours == 70
-    assert [(int(lost.watt_hours), lost.reason[:30]) for lost in one.unbilled] == [
-        (100, "refused: InvalidRequestError: "),
-        (5, "waiting: not sent yet"),
+    assert [(lost.watt_hours, lost.reason[:30]) for lost in one.unbilled] == [
+        (Decimal(100), "refused: InvalidRequestError: "),
+        (Decimal(5), "waiting: not sent yet"),
     ]
 
 
@@ -199,7 +199,9 @@ def test_an_event_that_arrived_counts_beside_a_revision_that_was_refused(world: 
     world.report()
     (one,) = statement(world).customers
     assert one.total.watt_hours == world.billed() == 100
-    assert [(int(lost.watt_hours), lost.reason[:8]) for lost in one.unbilled] == [(25, "refused:")]
+    assert [(lost.watt_hours, lost.reason[:8]) for lost in one.unbilled] == [
+        (Decimal(25), "refused:")
+    ]
 
 
 def test_a_comparison_notes_what_stripe_has_beside_a_refused_revision(world: World) -> None:
@@ -226,9 +228,34 @@ def test_what_came_to_light_too_late_is_listed(world: World) -> None:
     world.report()
     (one,) = statement(world).customers
     assert one.total.watt_hours == 100
-    assert [(int(lost.watt_hours), lost.reason) for lost in one.unbilled] == [
-        (50, "came to light too late to be billed (edge)")
+    assert [(lost.watt_hours, lost.reason) for lost in one.unbilled] == [
+        (Decimal(50), "came to light too late to be billed (edge)"),
+        (None, "from then on no readings (edge)"),
     ]
+
+
+def test_what_was_not_measured_is_listed(world: World) -> None:
+    """Since when, and no watt-hours, which nobody knows: in each format."""
+    world.link()
+    for minute in range(0, 1500, 61):
+        at = NOW - 1500 * 60 + minute * 60
+        world.pm.log_power(world.meters["edge"], 100.0, 1.0, timestamp=at)
+    world.add_device("twin")
+    world.link("twin", hours_ago=30)
+    world.report()
+    made = statement(world)
+    (one,) = made.customers
+    of_edge, of_twin = one.unbilled
+    assert (of_edge.watt_hours, of_twin.watt_hours) == (None, None)
+    assert of_edge.reason == "from then on readings, but no energy in most hours (edge)"
+    assert of_twin.reason == "from then on no readings (twin)"
+    said = f"{iso(of_twin.hour)} from then on no readings (twin)"
+    assert f"not billed: {said}" in as_text(made, SCREEN)
+    assert f"<li>{said}</li>" in as_html(made)
+    (customer,) = json.loads(as_json(made))["customers"]
+    assert [row["energy_wh"] for row in customer["not_billed"]] == [None, None]
+    rows = [row for row in csv.DictReader(io.StringIO(as_csv(made))) if row["kind"] == "not_billed"]
+    assert [row["energy_wh"] for row in rows] == ["", ""]
 
 
 def test_a_device_that_was_deleted_stays_billed(world: World) -> None:
@@ -313,11 +340,19 @@ def test_what_there_is_no_statement_of_is_refused(world: World) -> None:
         statement(world, customer="cus_Nobody")
 
 
+@pytest.mark.parametrize(
+    ("watt_hours", "cost"), [(49, "0.00"), (50, "0.01"), (150, "0.02"), (-50, "-0.01")]
+)
+def test_half_a_cent_is_rounded_up(watt_hours: int, cost: str) -> None:
+    """At 0.01 cent a watt-hour; what is taken back, as much."""
+    assert Price.parse("0.10", "eur").cost(watt_hours) == Decimal(cost)
+
+
 def test_one_customer_alone(world: World) -> None:
     """Also where nothing was used: the person who asked gets an answer."""
     world.add_device("twin")
     world.link()
-    world.link("twin", "cus_Other")
+    world.link("twin", "cus_Other", hours_ago=20)
     world.use(10.0, 3)
     world.report()
     assert [one.customer for one in statement(world, customer="cus_Other").customers] == [

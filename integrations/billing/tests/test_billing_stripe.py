@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 import stripe
@@ -377,3 +378,27 @@ def test_the_loopback_takes_no_other_key(world: World) -> None:
     """401, as the SDK's AuthenticationError."""
     with pytest.raises(stripe.AuthenticationError):
         client(world.server, "sk_test_51SomebodyElses00").v1.billing.meters.list()
+
+
+class Forgetful(Loopback):
+    """It takes an event, and its answer does not say which."""
+
+    def _take(self, values: dict[str, str], timestamp: int, key: str) -> dict[str, Any]:
+        answer = super()._take(values, timestamp, key)
+        del answer["identifier"]
+        return answer
+
+
+def test_an_answer_that_names_no_event_is_no_success(world: World) -> None:
+    """Such as that of something between here and Stripe: the event is sent again, Stripe knows it,
+    and its sum decides.
+    """
+    world.server = Forgetful(lambda: world.true_now)
+    (receipt,) = world.sink().send([UsageEvent(CUSTOMER, THIS_HOUR - 2, 0, 5)])
+    assert receipt.outcome is Outcome.LATER
+    assert receipt.reason == "Stripe's answer does not name the event"
+    world.link()
+    world.use(10.0, 3)
+    (sent,) = world.report().sent
+    assert (sent.event.revision, sent.reason) == (0, "the biller had it already")
+    assert world.billed() == 5 + 10

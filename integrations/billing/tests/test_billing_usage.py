@@ -213,11 +213,11 @@ def link(shop: Shop, device: str = "edge", customer: str = ALICE) -> None:
 def test_a_mistyped_device_is_offered_the_nearest(shop: Shop) -> None:
     """By link and subscribe one that there is, by unlink one that is linked."""
     (said,) = shop("link", "edgee", "--customer", ALICE, "--offline", code=1)
-    assert said == "power-billing: no device edgee: did you mean edge?"
+    assert said == "power-billing: no device has the id 'edgee': did you mean edge?"
     (said,) = shop("subscribe", "twinn", "--customer", ALICE, code=1)
-    assert said == "power-billing: no device twinn: did you mean twin?"
+    assert said == "power-billing: no device has the id 'twinn': did you mean twin?"
     (said,) = shop("link", "roof", "--customer", ALICE, "--offline", code=1)
-    assert said == "power-billing: no device roof: `power-manager devices` lists them"
+    assert said == "power-billing: no device has the id 'roof': `power-manager devices` lists them"
     link(shop)
     (said,) = shop("unlink", "edgee", code=1)
     assert said == "power-billing: edgee: not linked: did you mean edge?"
