@@ -7586,12 +7586,12 @@ def _budget_verdict(budget: Mapping[str, Any], doubt: str) -> str:
         return "no such id"
     if not budget["states"]:
         return "inactive"
+    if budget["below_shutdown_threshold"] and not doubt:
+        return "low supply"
     if budget["within_target"] is False:  # whatever is not known comes on top
         return "over target"
     if doubt:
         return doubt
-    if budget["below_shutdown_threshold"]:
-        return "low supply"
     if budget["unknown_power_count"]:
         return "unknown W"
     if budget["consumption_24h_wh"] is None:

@@ -11081,7 +11081,8 @@ class TestCompletion:
 
         child, terminal = pty.fork()
         if child == 0:
-            os.execvpe("zsh", ["zsh", "-f", "-i"], {**os.environ, "TERM": "dumb"})
+            environment = {**os.environ, "TERM": "dumb", "COLUMNS": "100"}
+            os.execvpe("zsh", ["zsh", "-f", "-i"], environment)
         try:
             start = f"autoload -U compinit; compinit -u -D; source {script}; echo DO''NE\n"
             self.until(terminal, start, "DONE\r\n")
@@ -15384,6 +15385,16 @@ class TestShownToAPerson(Showing):
             pm.log_power(pm.add_meter("weak", "main").id, 1.0, 1.0)
         assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  low supply")
 
+    def test_low_supply_is_the_more_urgent_verdict(self, run: Run) -> None:
+        """A device that is over its target too is told by what may end it now."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("weak", "Weak", shutdown_threshold=5.0, target_wh=1.0)
+            meter = pm.add_meter("weak", "main").id
+            pm.log_many(
+                (meter, 12.0, amperes, None, NOW - age) for age, amperes in [(600, 5), (0, 0)]
+            )
+        assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  low supply")
+
     @pytest.mark.parametrize(
         ("ages", "cells"),
         [
@@ -15423,6 +15434,16 @@ class TestShownToAPerson(Showing):
                 pm.log_power(id_, 1.0, 1.0, timestamp=NOW - age)
             pm.update_meter(ids[2], active=False)
             assert [doubt(seconds) for seconds in (7200, 7199)] == ["", "stale 2h"]
+
+    def test_budget_without_some_watts(self, run: Run) -> None:
+        """A meter that is read, and whose power is not known, is said, whatever the others say."""
+        with PowerManager("power_manager.db", clock=Clock()) as pm:
+            pm.register_device("d", "D", target_wh=100.0)
+            gauge, main = (pm.add_meter("d", kind).id for kind in ("battery", "main"))
+            for age in (600, 0):
+                pm.log_power(main, 12.0, 1.0, timestamp=NOW - age)
+                pm.log_power(gauge, None, None, 50.0, timestamp=NOW - age)
+        assert run("budget", clock=Clock()).out.splitlines()[1].endswith("  unknown W")
 
     def test_inactive_meters_are_not_stale(self, run: Run) -> None:
         """One that was taken out of service says nothing of the others."""

@@ -115,6 +115,12 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pc, "PROGRAM_EXIT", 60.0)
 
 
+@pytest.fixture(autouse=True)
+def width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed is as wide wherever the tests run: their own terminal may be narrow."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
     """An empty machine."""

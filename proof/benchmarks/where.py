@@ -106,7 +106,7 @@ def main() -> None:
     lines = [
         "# Where the time goes",
         "",
-        "Made by `python proof/benchmarks/where.py --output FILE`.",
+        "Made by `python3 proof/benchmarks/where.py --output FILE`.",
         "",
     ]
     with tempfile.TemporaryDirectory(prefix="where-", dir=".") as name:

@@ -24,6 +24,10 @@ export interface FlushResult {
   received: number;
   /** Number of those that were new to it. */
   stored: number;
+  /**
+   * Number of those whose charge was below 0 or above 110 %: the service stored them without one.
+   */
+  implausible_charges: number;
   /** The batches that it did not acknowledge; empty if all went well. */
   failed: FailedBatch[];
 }
@@ -49,12 +53,19 @@ class Stamps {
   }
 }
 
+const nothingYet = (): FlushResult => ({
+  received: 0,
+  stored: 0,
+  implausible_charges: 0,
+  failed: [],
+});
+
 /** The queue of one client. It sends one batch at a time, in order. */
 export class ReadingQueue {
   readonly #send: Send;
   readonly #stamps = new Stamps();
   #waiting: NewReading[] = [];
-  #result: FlushResult = { received: 0, stored: 0, failed: [] };
+  #result: FlushResult = nothingYet();
   #turn: Promise<void> = Promise.resolve();
   /** The signals of the unfinished flushes, in order. */
   readonly #flushes: (AbortSignal | undefined)[] = [];
@@ -90,7 +101,7 @@ export class ReadingQueue {
       this.#flushes.shift();
     });
     const result = this.#result;
-    this.#result = { received: 0, stored: 0, failed: [] };
+    this.#result = nothingYet();
     return result;
   }
 
@@ -124,9 +135,10 @@ export class ReadingQueue {
     const ended = [signal, ...this.#flushes].find((one) => one?.aborted);
     if (ended) batch.abort(ended.reason);
     try {
-      const { received, stored } = await this.#send(readings, { signal: batch.signal });
-      this.#result.received += received;
-      this.#result.stored += stored;
+      const answer = await this.#send(readings, { signal: batch.signal });
+      this.#result.received += answer.received;
+      this.#result.stored += answer.stored;
+      this.#result.implausible_charges += answer.implausible_charges ?? 0; // an older service's
     } catch (error) {
       this.#result.failed.push({ error: error as PowerError, readings });
     } finally {

@@ -140,11 +140,12 @@ export class StreamSocket {
   /** Reconnect after a long silence: a network can fail without a close. */
   #look(): void {
     const now = Date.now();
-    // Timers are late in a hidden tab and after the machine's sleep: messages may still be waiting.
-    const late = now - this.#looked > 2 * LOOK_MS;
+    // Timers are late in a hidden tab and after the machine's sleep: messages may still be waiting,
+    // and if there are none, the next heartbeat is on its way until after the next look.
+    if (now - this.#looked > 2 * LOOK_MS) this.#heard = Math.max(this.#heard, now - LOOK_MS);
     this.#looked = now;
     const open = this.#socket.readyState === this.#socket.OPEN;
-    if (!open || late || now - this.#heard <= SILENT_MS) return;
+    if (!open || now - this.#heard <= SILENT_MS) return;
     this.reconnect();
     this.#options.onLost(1006, "the service was silent for too long");
   }

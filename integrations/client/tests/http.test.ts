@@ -7,7 +7,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { inspect } from "node:util";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { PowerClient, type PowerClientOptions, PowerError } from "../src";
-import { SOON } from "./service";
+import { holdPort, SOON } from "./service";
 
 type Answer = (request: IncomingMessage, response: ServerResponse) => void;
 
@@ -65,7 +65,7 @@ function client(options: Partial<PowerClientOptions> = {}): PowerClient {
   return new PowerClient({
     baseUrl: `http://127.0.0.1:${port}`,
     token: "pm_secret",
-    timeoutMs: 5_000,
+    timeoutMs: SOON.timeout, // a busy machine may be silent for seconds
     ...options,
   });
 }
@@ -339,10 +339,10 @@ describe("errors", () => {
   });
 
   test("of the network name their cause", async () => {
-    const { port } = server.address() as { port: number };
-    const here = client({ retries: 0 });
-    await new Promise((resolve) => server.close(resolve));
+    const { port, release } = await holdPort(); // where nobody listens
+    const here = client({ baseUrl: `http://127.0.0.1:${port}`, retries: 0 });
     const error = await failure(here.devices());
+    release();
     expect(error).toMatchObject({ status: 0, code: "network" });
     expect(error.message).toContain(`127.0.0.1:${port}`);
   });

@@ -31,6 +31,8 @@ function some(count: number, change: Partial<NewReading> = {}): NewReading[] {
   }));
 }
 
+const FINE = { implausible_charges: 0, failed: [] };
+
 /** How many readings a meter has. */
 async function count(client: PowerClient, meterId: string): Promise<number> {
   let sum = 0;
@@ -55,9 +57,9 @@ test("readings wait for a full batch, or for flush", async () => {
   expect(bodies).toEqual([]);
   await client.logMany(some(1_600));
   expect(bodies).toEqual([1_000, 1_000]);
-  expect(await client.flush()).toEqual({ received: 2_200, stored: 2_200, failed: [] });
+  expect(await client.flush()).toEqual({ received: 2_200, stored: 2_200, ...FINE });
   expect(bodies).toEqual([1_000, 1_000, 200]);
-  expect(await client.flush()).toEqual({ received: 0, stored: 0, failed: [] });
+  expect(await client.flush()).toEqual({ received: 0, stored: 0, ...FINE });
 });
 
 test("readings without a timestamp get different ones at once, so a repeat stores nothing twice", async () => {
@@ -97,8 +99,29 @@ test("without a service all readings are returned, and can be queued again", asy
   await service.start();
   await client.logMany(givenBack(result));
   await client.logMany(givenBack(result)); // twice is harmless
-  expect(await client.flush()).toEqual({ received: 3_000, stored: 1_500, failed: [] });
+  expect(await client.flush()).toEqual({ received: 3_000, stored: 1_500, ...FINE });
   expect(await count(client, meter)).toBe(before + 1_500);
+});
+
+test("charges that no gauge means are counted over all batches, also of a service that counts none", async () => {
+  const client = service.client({ token });
+  await client.logMany([
+    ...some(999),
+    ...some(2, { charge_pct: 255 }),
+    ...some(1, { charge_pct: -1 }),
+  ]);
+  expect(await client.flush()).toEqual({
+    received: 1_002,
+    stored: 1_002,
+    implausible_charges: 3,
+    failed: [],
+  });
+  const older = service.client({
+    token,
+    fetch: async () => Response.json({ received: 1, stored: 1 }),
+  });
+  await older.logMany(some(1));
+  expect(await older.flush()).toEqual({ received: 1, stored: 1, ...FINE });
 });
 
 test("a refused reading returns only its batch", async () => {
@@ -173,7 +196,7 @@ describe("a service that never answers", () => {
     ]);
     real = true;
     await client.logMany(some(10));
-    expect(await client.flush()).toEqual({ received: 10, stored: 10, failed: [] });
+    expect(await client.flush()).toEqual({ received: 10, stored: 10, ...FINE });
   });
 
   test("a signal that fired before flush does the same", async () => {

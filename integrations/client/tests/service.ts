@@ -63,12 +63,19 @@ export function spawnPython(args: string[], stdio: SpawnOptions["stdio"]): Child
   return started;
 }
 
+/** A port that is nobody else's until it is released. */
+export async function holdPort(): Promise<{ port: number; release: () => void }> {
+  const holder = spawnPython(["-c", HOLD_PORT], ["pipe", "pipe", "inherit"]);
+  const printed = await new Promise((got) => holder.stdout?.once("data", got));
+  return { port: Number(String(printed)), release: () => void holder.kill("SIGKILL") };
+}
+
 /** A service of a test's own. */
 export class Service {
   readonly directory = mkdtempSync(join(tmpdir(), "power-client-"));
   readonly db = join(this.directory, "power.db");
   #process: ChildProcess | undefined;
-  #holder: ChildProcess | undefined;
+  #release = () => {}; // what holds its port
   readonly #options: string[];
   /** 0 until it has started; then it keeps it, also while it is away. */
   port = 0;
@@ -79,7 +86,11 @@ export class Service {
 
   /** Start it, at the port it had before, and wait until it listens. */
   async start(): Promise<this> {
-    if (!this.port) await this.#holdPort();
+    if (!this.port) {
+      const { port, release } = await holdPort();
+      this.port = port;
+      this.#release = release;
+    }
     const path = join(this.directory, "service.log");
     const log = openSync(path, "a");
     const begin = readFileSync(path, "utf8").length;
@@ -104,12 +115,6 @@ export class Service {
     return this;
   }
 
-  async #holdPort(): Promise<void> {
-    const holder = spawnPython(["-c", HOLD_PORT], ["pipe", "pipe", "inherit"]);
-    this.#holder = holder;
-    this.port = Number(String(await new Promise((got) => holder.stdout?.once("data", got))));
-  }
-
   /** Send it a signal and wait until it is gone. */
   async end(signal: NodeJS.Signals = "SIGTERM"): Promise<void> {
     const ended = this.#process;
@@ -122,7 +127,7 @@ export class Service {
   /** End it and remove its files. */
   async remove(): Promise<void> {
     await this.end("SIGKILL");
-    this.#holder?.kill("SIGKILL");
+    this.#release();
     rmSync(this.directory, { recursive: true, force: true });
   }
 
@@ -147,6 +152,7 @@ export class Service {
 
   /** A client of it. */
   client(options: Partial<PowerClientOptions> = {}): PowerClient {
-    return new PowerClient({ baseUrl: this.url, webSocket: WebSocket, ...options });
+    const timeoutMs = SOON.timeout; // a busy machine may be silent for seconds
+    return new PowerClient({ baseUrl: this.url, webSocket: WebSocket, timeoutMs, ...options });
   }
 }

@@ -547,6 +547,18 @@ describe("a connection that goes", () => {
     expect(service.sockets.length).toBe(1);
   });
 
+  test("after a machine's sleep the service has more than a heartbeat's time to be heard, and no minute", async () => {
+    const only = listen();
+    await settle(6_000); // longer than the connection's other timers: the next is the look
+    service.silent = true;
+    vi.setSystemTime(Date.now() + 600 * 60_000);
+    await vi.advanceTimersToNextTimerAsync();
+    await vi.advanceTimersByTimeAsync(16_000);
+    expect(only.states()).toEqual(["connecting", "open"]);
+    await vi.advanceTimersByTimeAsync(30_000);
+    expect(only.states()).toEqual(["connecting", "open", "reconnecting"]);
+  });
+
   test("closing it during a pause leaves no timer, which would keep Node alive", async () => {
     service.up = false;
     const only = listen();

@@ -115,7 +115,7 @@ test("the generated types are what the contract says", () => {
   execFileSync(process.execPath, [join(ROOT, "scripts", "generate.mjs"), "--check"], {
     stdio: "pipe",
   });
-}, 60_000);
+});
 
 describe("the public types", () => {
   const entries = ["index.ts", "react/index.ts", "stripe.ts"].map((name) =>

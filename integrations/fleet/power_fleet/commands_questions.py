@@ -26,6 +26,7 @@ from power_manager import (
     CommandParser,
     PowerMeter,
     Screen,
+    budget_doubt,
     make_budget_table,
     make_meter_table,
     make_table,
@@ -123,9 +124,26 @@ def _say(text: str, answer: Answer[Any]) -> None:
 
 
 def _budget(options: argparse.Namespace) -> int:
-    answer = _fleet(options).budget(options.device_ids or None)
-    _say(_budget_text(answer.value, options.json), answer)
+    fleet = _fleet(options)
+    answer = fleet.budget(options.device_ids or None)
+    if options.json:
+        text = shown_json(answer.value)
+    elif answer.value:
+        doubts = _doubts(fleet.latest(options.device_ids or None).value)
+        text = make_budget_table(answer.value, Screen.of(sys.stdout), doubts=doubts)
+    else:
+        text = "no devices yet: `power-fleet forward` sends one's file"
+    _say(text, answer)
     return _say_unknown(answer.value)
+
+
+def _doubts(meters: Iterable[PowerMeter]) -> dict[str, str]:
+    """By device, why the figures of its budget may mean nothing, where that is so."""
+    now_us = int(time.time() * SECOND_US)
+    by_device: dict[str, list[PowerMeter]] = {}
+    for meter in meters:
+        by_device.setdefault(meter.device_id, []).append(meter)
+    return {id_: budget_doubt(some, now_us, STALE_SECONDS) for id_, some in by_device.items()}
 
 
 def _say_unknown(budgets: Mapping[str, Mapping[str, Any]]) -> int:
@@ -134,14 +152,6 @@ def _say_unknown(budgets: Mapping[str, Mapping[str, Any]]) -> int:
     for error in errors:
         print_error(f"power-fleet: {error}")
     return 1 if errors else 0
-
-
-def _budget_text(budgets: Mapping[str, Mapping[str, Any]], as_json: bool) -> str:
-    if as_json:
-        return shown_json(budgets)
-    if not budgets:
-        return "no devices yet: `power-fleet forward` sends one's file"
-    return make_budget_table(budgets, Screen.of(sys.stdout))
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -68,9 +68,11 @@ class Rows:
         self.tables.setdefault(table, []).extend(rows)
 
 
-# What may be stored at the same time, one after the other. Deletions are looked for after all rows
-# that they may be about, and hours are touched after their readings. A device comes after its
-# meters: its line says which of them are present.
+# What may be stored at the same time, one after the other. Lines come before all that is said in
+# them: a stream that was lost is made again beyond the lines that the engine knows. Deletions are
+# looked for after all rows that they may be about, and hours are touched after their readings. A
+# device comes after its meters: its line says which of them are present.
+_LINES = {"power_lines": tables.LINES}
 _FIRST = {
     "power_deletions": tables.DELETIONS,
     "power_readings": tables.READINGS,
@@ -81,7 +83,6 @@ _FIRST = {
 _SECOND = {"power_devices": tables.DEVICES}
 _AFTERWARDS = {
     "power_touched": tables.TOUCHED,
-    "power_lines": tables.LINES,
     "power_seen": tables.SEEN,
 }
 
@@ -182,7 +183,8 @@ def _store(shard: Shard, rows: Rows) -> int:
     rows.add("power_touched", [(*touched, 1) for touched in sorted(rows.touched)])
     rows.add("power_seen", rows.seen.values())
     rows.add("power_claims", [(*claim, rank) for claim, rank in rows.claims.items()])
-    inserts = _insert(shard, rows, _FIRST)
+    inserts = _insert(shard, rows, _LINES)
+    inserts += _insert(shard, rows, _FIRST)
     inserts += _insert(shard, rows, _SECOND)
     rows.looked_at = deletions.apply(shard, rows.generations, rows.tables)
     return inserts + _insert(shard, rows, _AFTERWARDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import json
 import logging
@@ -12,7 +11,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 
 ANY_INBOX = "_INBOX"
 CONNECT_SECONDS = 15.0  # for all of the servers together
-REFUSALS = 2  # of the login by each server, after which it is given up: one may be read again
 ASKED_SECONDS = 20.0  # that a server may take for a request of an operator's, or of a hub's start
 DUPLICATE_WINDOW = (
     120.0  # seconds in which the stream itself drops what is sent twice; the engine drops it always
@@ -96,26 +94,9 @@ def _told(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _refusals(complaints: Mapping[str, int]) -> int:
-    """How often NATS's client has said that a login is refused; it raises something else."""
-    return sum(
-        count for text, count in complaints.items() if "authorization violation" in text.lower()
-    )
-
-
-async def _unless(given_up: asyncio.Event, work: Coroutine[Any, Any, None], seconds: float) -> None:
-    """Do the work. Raises asyncio.TimeoutError where it is given up, or after so many seconds."""
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(given_up.wait())]
-    working, _ = tasks
-    try:
-        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise asyncio.TimeoutError
-        working.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+def _is_login_refused(complaints: Iterable[str]) -> bool:
+    """Whether NATS's client has said so; it raises something else, as it tries several times."""
+    return any("authorization violation" in complaint.lower() for complaint in complaints)
 
 
 @dataclass(frozen=True)
@@ -206,14 +187,11 @@ class Nats:
         if context is not None:
             options["tls"] = context
 
-        complaints: collections.Counter[str] = collections.Counter()  # in their order
-        is_refused = asyncio.Event()
+        complaints: dict[str, None] = {}  # each once, in their order
 
         async def log_error(error: Exception) -> None:
             text = _told(error)
-            complaints[text] += 1
-            if _refusals(complaints) >= REFUSALS * len(self.servers):
-                is_refused.set()
+            complaints[text] = None
             level = logging.DEBUG if text in self._said else logging.WARNING
             _log.log(level, "%s: %s", self.urls, text)
             self._said.add(text)
@@ -231,14 +209,14 @@ class Nats:
             **options,
         )
         try:
-            # The client goes on for ever with a server that takes the connection and refuses the
-            # login.
-            await _unless(is_refused, attempt, CONNECT_SECONDS)
+            # The client goes on for ever with a server that takes the connection and proves itself
+            # by a wrong certificate.
+            await asyncio.wait_for(attempt, CONNECT_SECONDS)
         except BaseException as error:
             await connection.close()
             is_failure = isinstance(error, (asyncio.TimeoutError, nats.errors.Error))
             reasons = "; ".join(complaints) or "no answer"
-            if is_failure and _refusals(complaints):
+            if is_failure and _is_login_refused(complaints):
                 raise LoginRefused(self.urls, reasons) from error
             if isinstance(error, asyncio.TimeoutError):
                 raise TimeoutError(f"no connection in {CONNECT_SECONDS:g} s: {reasons}") from error

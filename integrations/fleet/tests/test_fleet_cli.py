@@ -406,6 +406,12 @@ def test_messages_without_readings_are_not_taken_for_life(
     said = err.splitlines()[-1]
     assert said.startswith("power-fleet: messages come without new readings from ")
     assert said.endswith(" from edge-2 (read 9 d ago), edge-3 (never read)")
+    assert cli.main(["budget", "--clickhouse", new_urls[0]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    verdicts = {line.split()[0]: line for line in lines}
+    assert verdicts["edge-1"].endswith("  ok")
+    assert verdicts["edge-2"].endswith("  stale 9d")
+    assert verdicts["edge-3"].endswith("  no readings")
 
 
 def test_what_nobody_has_is_not_said_of_all(

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from fleet_harness import queried
 from power_fleet import deletions, sink, tables
-from power_fleet.codec import DELETIONS, Batch, Deletion, Meter, Poison, Reading, encode
+from power_fleet.codec import (
+    DELETIONS,
+    Batch,
+    Deletion,
+    Meter,
+    Opening,
+    Poison,
+    Reading,
+    encode,
+)
 from power_fleet.decoding import MAX_ROWS, decode
-from power_fleet.engine import Engine
+from power_fleet.engine import Engine, EngineError, Shard
 from power_fleet.intake import Message, place_of
+from power_fleet.life import highest_line
 from power_fleet.sink import cost_of, rows_of, store
 
 from power_manager import DAY_US, HOUR_US, SECOND_US
@@ -96,6 +107,27 @@ def test_of_a_line_only_the_latest_is_noted(urls: list[str]) -> None:
     hours = {reading.at // HOUR_US for batch, _ in batches for reading in batch.readings}
     rows = queried(engine, "SELECT hour, touches FROM power_touched")
     assert sorted(map(tuple, rows)) == [(hour, 1) for hour in sorted(hours)]
+
+
+def test_a_line_is_known_before_anything_that_is_said_in_it(
+    urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sink that is killed in the middle leaves no state of a line that a new stream, which
+    begins beyond the lines that are known, could not overtake.
+    """
+    engine = Engine(urls)
+    opening = Batch("edge-1", 1, line=17, file_id="f", opening=Opening("1.0.0", "", "nonce"))
+    insert = Shard.insert_columns
+
+    def killed(shard: Shard, table: str, *rows: Any) -> None:
+        if table != "power_lines":
+            raise EngineError("killed")
+        insert(shard, table, *rows)
+
+    monkeypatch.setattr(Shard, "insert_columns", killed)
+    with pytest.raises(EngineError, match="killed"):
+        store(engine, rows_of([(opening, 1), (readings("edge-1", 2), 2)], engine))
+    assert highest_line(engine) == 17
 
 
 def test_each_table_has_one_insert_however_many_messages(urls: list[str]) -> None:

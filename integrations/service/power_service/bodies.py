@@ -85,6 +85,11 @@ def fields(value: Any, shape: Shape, where: str = "") -> dict[str, Any]:
 
 
 def _media_type(request: Request) -> str:
+    """The content type of a body. Raises Problem 415 if the body is compressed."""
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        detail = f"expected a body without Content-Encoding, got {encoding[:80]!r}"
+        raise Problem(Code.UNSUPPORTED_MEDIA_TYPE, detail, {"Accept-Encoding": "identity"})
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 

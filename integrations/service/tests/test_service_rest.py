@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gzip
 import itertools
 import json
 import random
@@ -974,6 +975,19 @@ class TestTheServiceItself:
             status,
             code,
         )
+
+    def test_a_compressed_body_is_refused_as_such(
+        self, api: httpx2.Client, battery: dict[str, Any]
+    ) -> None:
+        """It is not taken for damaged JSON; `identity` says that there is nothing to undo."""
+        url, plain = "/v1/readings", json.dumps(reading(battery)).encode()
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        for content in (gzip.compress(plain), plain):
+            answer = api.post(url, content=content, headers=headers)
+            problem(answer, 415, "unsupported_media_type")
+            assert answer.headers["Accept-Encoding"] == "identity"
+        headers["Content-Encoding"] = "Identity"
+        assert api.post(url, content=plain, headers=headers).json() == ingested(1, 1)
 
     def test_a_chunked_body_is_limited_too(self, api: httpx2.Client) -> None:
         """Without a Content-Length the bytes are counted as they come."""

@@ -292,7 +292,8 @@ function periodText(period: Period, each: EnergyUnit, gridName: string): string 
       .filter(({ wh }) => wh > 0)
       .map(({ kind, wh }) => `${partName(side, kind, gridName)}: ${text(wh)}`);
   const figures = [...lines(sources, "sources"), ...lines(uses, "uses")];
-  return [longName(period, each), ...(period.known ? figures : ["No readings"])].join("\n");
+  const none = period.read ? "Not known" : "No readings";
+  return [longName(period, each), ...(period.known ? figures : [none])].join("\n");
 }
 
 interface EnergyTableProps {

@@ -64,7 +64,9 @@ function TodayFigures({
   return (
     <>
       {used === null ? (
-        <p className="today-none">No readings today</p>
+        <p className="today-none">
+          {today.read ? "What it used today is not known" : "No readings today"}
+        </p>
       ) : (
         <p className="today-used">
           <strong>{text(used)}</strong> used

@@ -9,7 +9,7 @@ import type { PowerMeter, PowerStatistics } from "@blackroad/power-client";
 import { counted } from "../fleet/watts";
 
 type Meter = Pick<PowerMeter, "id" | "type">;
-type Hour = Pick<PowerStatistics, "start" | "energy_out_wh" | "energy_in_wh">;
+type Hour = Pick<PowerStatistics, "start" | "avg_wattage" | "energy_out_wh" | "energy_in_wh">;
 
 /** Hours by meter id. */
 export type Hours = ReadonlyMap<string, readonly Hour[]>;
@@ -30,18 +30,29 @@ export interface Period {
   readonly start: number;
   readonly end: number;
   readonly energy: Energy;
-  /** Whether there are readings of it: without any, its energy is not 0, but not known. */
+  /** Whether there are readings of it. */
+  readonly read: boolean;
+  /**
+   * Whether its energy is known. It is not without readings, nor where a meter's readings have watts
+   * and lie so far apart that no energy is booked between them: it is not 0 then.
+   */
   readonly known: boolean;
 }
 
 interface Sums {
-  out: number;
-  in: number;
+  readonly out: number;
+  readonly in: number;
+  /** Whether a reading had watts other than 0. */
+  readonly flows: boolean;
 }
+
+const NO_SUMS: Sums = { out: 0, in: 0, flows: false };
+
+const isUnbooked = (sums: Sums): boolean => sums.flows && sums.out === 0 && sums.in === 0;
 
 /** A device's energy, from the energy out of and into each of its meters. */
 export function energyOf(meters: readonly Meter[], sums: ReadonlyMap<string, Sums>): Energy {
-  const of = (type: Meter["type"]): Sums => {
+  const of = (type: Meter["type"]) => {
     const total = { out: 0, in: 0 };
     for (const meter of counted(meters)) {
       if (meter.type !== type) continue;
@@ -78,20 +89,23 @@ export function energyPeriods(
   for (const [meterId, rows] of hours) {
     for (const row of rows) {
       const place = placeOf(Date.parse(row.start), moments);
-      const sum = sums[place]?.get(meterId) ?? { out: 0, in: 0 };
+      const sum = sums[place]?.get(meterId) ?? NO_SUMS;
       sums[place]?.set(meterId, {
         out: sum.out + row.energy_out_wh,
         in: sum.in + row.energy_in_wh,
+        flows: sum.flows || Boolean(row.avg_wattage),
       });
     }
   }
   return starts.map((start, place) => {
     const ofMeters = sums[place] as Map<string, Sums>;
+    const read = ofMeters.size > 0;
     return {
       start,
       end: moments[place + 1] as number,
       energy: energyOf(meters, ofMeters),
-      known: ofMeters.size > 0,
+      read,
+      known: read && !counted(meters).some(({ id }) => isUnbooked(ofMeters.get(id) ?? NO_SUMS)),
     };
   });
 }

@@ -185,16 +185,20 @@ function heardAt(
 }
 
 /**
- * The energy of the last 24 hours; null if they have no readings, or if the watts of a meter that
- * counts are not known.
+ * The energy of the last 24 hours; null if they have no readings, if the watts of a meter that
+ * counts are not known, or if no energy is booked although one gives watts: its readings lie too far
+ * apart.
  */
 function dayWh(
   meters: readonly PowerMeter[],
   budget: DeviceBudget | undefined,
   age: number,
 ): number | null {
-  const known = meters.length > 0 && counted(meters).every((meter) => meter.wattage !== null);
-  return known && budget && age < DAY_MS ? budget.consumption_24h_wh : null;
+  const those = counted(meters);
+  const known = those.length > 0 && those.every((meter) => meter.wattage !== null);
+  if (!known || !budget || age >= DAY_MS) return null;
+  const gives = those.some((meter) => Number(meter.wattage) > 0);
+  return budget.energy_24h_wh === 0 && gives ? null : budget.consumption_24h_wh;
 }
 
 /** A device as the fleet shows it at a moment. */

@@ -216,6 +216,7 @@ const listed = (page: Page) =>
 test("devices can be grouped by a part of their ids, which the address keeps", async () => {
   const service = await Service.start([], "--no-auth");
   const writer = new Writer(service.db);
+  const now = Date.now();
   for (const [id, charge, watts] of [
     ["site-north-gate-1", 50, 6],
     ["site-north-gate-2", 12, 9],
@@ -224,7 +225,14 @@ test("devices can be grouped by a part of their ids, which the address keeps", a
   ] as const) {
     await writer.call("register_device", id, id);
     const { id: meter } = await writer.call<{ id: string }>("add_meter", id, "battery");
-    await writer.call("log_power", meter, 12, watts / 12, charge);
+    const readings = [60_000, 0].map((ago) => [
+      meter,
+      12,
+      watts / 12,
+      charge,
+      new Date(now - ago).toISOString(),
+    ]);
+    await writer.call("log_many", readings); // of a minute: 15 W make 0.25 Wh
   }
   const { page, faults } = await open(browser, service.url);
   await page.getByText("4 devices").waitFor();
@@ -243,9 +251,9 @@ test("devices can be grouped by a part of their ids, which the address keeps", a
   ];
   await expect.poll(() => listed(page), { timeout: DEADLINE }).toEqual(all);
   const north = page.locator(".fleet-group", { hasText: "site-north" });
-  await north.getByText("0.00 Wh").waitFor(); // the budgets come after the meters
+  await north.getByText("0.25 Wh").waitFor(); // the budgets come after the meters
   expect(await north.locator("> div").allTextContents()).toEqual([
-    "site-north2 devices", "Low", "", "", "15.0 W", "0.00 Wh", "0.00 W", "0.00 W", "", "1 with alerts",
+    "site-north2 devices", "Low", "", "", "15.0 W", "0.25 Wh", "0.00 W", "0.00 W", "", "1 with alerts",
   ]); // biome-ignore format: a row
   await page.waitForURL((url) => url.search === "?split=-&part=1-2");
 

@@ -111,6 +111,24 @@ test("a device that has never sent a reading shows no zeros for what is not know
   expect(await page.locator("#main").textContent()).not.toMatch(/(?<![\d.])0(\.00)? (W|Wh|s|%)/);
 });
 
+test("energy that lies between readings too far apart is not known, rather than 0", async () => {
+  const { service, writer } = await empty();
+  await writer.call("register_device", "rare", "Rarely read", { target_wh: 100 });
+  const feed = await add(writer, "rare", "main", 0, "Feed");
+  const readings = Array.from({ length: 16 }, (_, place) => {
+    const at = Date.now() - 2 * 3_600_000 * place;
+    return [feed, 12, 10, null, new Date(at).toISOString()];
+  });
+  await writer.call("log_many", readings);
+  const { page } = await open(browser, `${service.url}/#/device/rare`);
+  await page.getByText("What it used today is not known").waitFor();
+  await page.getByText("What it used in the last 24 h is not known. The target is").waitFor();
+  await page.locator(".energy-card", { hasText: "No energy is known for this range" }).waitFor();
+  await page.getByRole("link", { name: "All devices" }).click();
+  await page.locator(".fleet-item").first().waitFor();
+  expect(await page.locator(".fleet-item .cell-dayWh").textContent()).toMatch(/–$/);
+});
+
 test("in a card, no name or id lies under the state beside it", async () => {
   const { service, writer } = await empty();
   await writer.call("register_device", "an-id-of-some-length", "A site with a long name");

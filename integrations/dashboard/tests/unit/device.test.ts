@@ -114,8 +114,9 @@ const DAY_MS = 86_400_000;
 describe("energy", () => {
   type Kind = PowerMeter["type"];
   const meters = (...types: Kind[]) => types.map((type) => ({ id: type, type }));
-  const hour = (start: number, out: number, taken = 0) => ({
+  const hour = (start: number, out: number, taken = 0, watts: number | null = out - taken) => ({
     start: new Date(start).toISOString(),
+    avg_wattage: watts,
     energy_out_wh: out,
     energy_in_wh: taken,
   });
@@ -147,6 +148,26 @@ describe("energy", () => {
     expect(days.map(({ known }) => known)).toEqual([true, false, true]);
     expect(days[2]?.start).toBe(midnight(now));
     expect(total(days)).toMatchObject({ consumption: 7, solar: 3, gridIn: 4 });
+  });
+
+  test("is not known where a meter has watts and no energy is booked; of one at 0 W it is 0", () => {
+    const known = (...rows: ReturnType<typeof hour>[]) =>
+      energyPeriods(meters("main", "solar"), new Map([["main", rows]]), [0, 2 * 3_600_000]);
+    for (const [rows, wanted] of [
+      [[hour(0, 0, 0, 120)], false],
+      [[hour(0, 0, 0, 120), hour(3_600_000, 0, 0, 110)], false],
+      [[hour(0, 0, 0, 120), hour(3_600_000, 60)], true],
+      [[hour(0, 0, 0, 0)], true],
+      [[hour(0, 0, 0, null)], true],
+    ] as const)
+      expect(known(...rows)).toMatchObject([{ read: true, known: wanted }]);
+    expect(known()).toMatchObject([{ read: false, known: false }]);
+    // What does not count does not matter: a UPS in line passes on what the mains have booked.
+    const inLine = new Map([
+      ["main", [hour(0, 60)]],
+      ["ups", [hour(0, 0, 0, 60)]],
+    ]);
+    expect(energyPeriods(meters("main", "ups"), inLine, [0, 3_600_000])[0]?.known).toBe(true);
   });
 
   test("of a UPS in line with the mains counts once; of a UPS alone it is the grid's", () => {

@@ -195,11 +195,17 @@ describe("watts that are not known", () => {
   });
 
   test("leave the day's energy unknown", () => {
-    const budget = { consumption_24h_wh: 40 } as DeviceBudget;
+    const budget = { energy_24h_wh: 50, consumption_24h_wh: 40 } as DeviceBudget;
     expect(summarise(DEVICE, [meter()], budget, NOW).dayWh).toBe(40);
     expect(summarise(DEVICE, [gauge], budget, NOW).dayWh).toBeNull();
     const old = meter({ updated_at: new Date(NOW - 25 * 3.6e6).toISOString() });
-    expect(summarise(DEVICE, [old], { ...budget, consumption_24h_wh: 0 }, NOW).dayWh).toBeNull();
+    const unbooked = { ...budget, energy_24h_wh: 0, consumption_24h_wh: 0 };
+    expect(summarise(DEVICE, [old], unbooked, NOW).dayWh).toBeNull();
+    // Read every two hours: nothing is booked, but 0 is not what a meter of 120 W has used.
+    const steady = meter({ type: "main", voltage: 12, current_draw: 10, wattage: 120 });
+    expect(summarise(DEVICE, [steady], unbooked, NOW).dayWh).toBeNull();
+    const off = meter({ type: "main", voltage: 12, current_draw: 0, wattage: 0 });
+    expect(summarise(DEVICE, [off], unbooked, NOW).dayWh).toBe(0);
   });
 
   test("show as a dash; volts that were measured are shown", () => {
