@@ -354,12 +354,20 @@ def test_a_row_that_somebody_has_changed_is_named(tmp_path: Path, before: str, a
 
 def test_a_disk_that_fails_is_later(tmp_path: Path) -> None:
     """The events stay queued."""
-    sink = CsvSink(tmp_path / "missing" / "usage.csv")
-    receipt = sink.send([UsageEvent(CUSTOMER, THIS_HOUR, 0, 7)])[0]
+
+    class Full(CsvSink):
+        def _write(self, rows: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    sink = Full(tmp_path / "usage.csv")
+    (receipt,) = sink.send([UsageEvent(CUSTOMER, THIS_HOUR, 0, 7)])
     assert receipt.outcome is Outcome.LATER
-    assert "No such file or directory" in str(receipt.reason)
-    with pytest.raises(CannotSayNow, match="Is a directory"):
-        CsvSink(tmp_path).recorded(CUSTOMER, range(1, 2))
+    assert receipt.reason == f"{tmp_path}/usage.csv: No space left on device"
+    there = CsvSink(sink.path)
+    there.claim(CUSTOMER, "a" * 16)
+    there.send([UsageEvent(CUSTOMER, THIS_HOUR, 0, 7)])
+    with pytest.raises(CannotSayNow, match="No space left on device"):
+        sink.claim(CUSTOMER, "b" * 16, take_over=True)
 
 
 # --- Tables and functions
