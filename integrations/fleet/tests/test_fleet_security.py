@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 from example_harness import nats_servers, prepare
-from fleet_harness import run_command
+from fleet_harness import emptied, run_command
 from nats.aio.client import Client, ServerVersion
 from pipeline import drained, quick, running_sink, until
 from power_fleet.dead import dead_subject, make_dead_stream
@@ -102,7 +102,7 @@ def test_devices_forward_and_the_sink_stores(
     who: dict[str, Nats], old_urls: list[str], tmp_path: Path
 ) -> None:
     """Each with its own password over TLS, with no more rights than the example gives."""
-    engine = Engine(old_urls)
+    engine = Engine(emptied(old_urls))
 
     async def run() -> None:
         await make(who["operator"])
