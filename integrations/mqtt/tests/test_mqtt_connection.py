@@ -369,7 +369,8 @@ def test_a_broker_that_says_that_the_session_was_taken_over_is_quoted() -> None:
 
     def take_over(sock: socket.socket, greeting: bytes) -> None:
         sock.sendall(bytes([0x20, 3, 0, 0, 0]))
-        sock.sendall(bytes([0xE0, 2, 0x8E, 0]))
+        # With a reason string: paho-mqtt 2.1 reads the code of a longer packet alone.
+        sock.sendall(bytes([0xE0, 8, 0x8E, 6, 0x1F, 0, 3]) + b"bye")
         sock.shutdown(socket.SHUT_WR)
 
     with (
