@@ -14259,7 +14259,7 @@ class TestBatches(Logs):
             deadline = time.monotonic() + 60
             while threading.active_count() > before and time.monotonic() < deadline:
                 time.sleep(0.01)
-            assert threading.active_count() == before
+            assert threading.active_count() <= before
 
     @pytest.mark.parametrize("form", ["csv", "ndjson", "array"])
     def test_lulls(
