@@ -4367,9 +4367,17 @@ class PowerManager:
             return None
         return found.st_dev, found.st_ino
 
+    def is_replaced(self) -> bool:
+        """Whether the path names another file than the one that is open, or none any more.
+
+        Such a file has no news for whoever follows it, and a write to it raises StorageError. A
+        restored backup is the same file; one in memory is never replaced.
+        """
+        return self._place is not None and self._present_place() != self._place
+
     def _check_place(self) -> None:
         """Refuse to commit to a file that the path no longer names: it would be gone."""
-        if self._place is not None and self._present_place() != self._place:
+        if self.is_replaced():
             raise StorageError(
                 self.db_path,
                 "this file was deleted or replaced while it was open: close it and open it again",
@@ -8424,11 +8432,7 @@ class _Columns:
         if not colon or (unit is None and self._index_of(text.removeprefix("-")) is not None):
             name = text.removeprefix("-")
             unit = ""
-        index = self._index_of(name)
-        if index is None:
-            raise InvalidValue(
-                f"--column {choice.meaning}={choice.text}: no column {name!r}; {self._listed()}"
-            )
+        index = self.place(f"--column {choice.meaning}={choice.text}", name)
         if unit is None:
             raise InvalidValue(
                 f"--column {choice.meaning}={choice.text}: no unit {unit_text!r}: "
@@ -9748,8 +9752,7 @@ class _LogReader:
         voltage, current, charge_pct = self._numbers(fields)
         is_left_out = False
         if charge_pct is not None and not 0.0 <= charge_pct <= self._largest_charge:
-            given_pct = charge_pct
-            charge_pct = plausible_charge(given_pct)
+            charge_pct = plausible_charge(charge_pct)
             is_left_out = charge_pct is None
         voltage, current, charge_pct = _check_reading(voltage, current, charge_pct)
         if is_left_out:
@@ -10913,10 +10916,12 @@ def _doubted_budgets(session: _Session, budgets: Mapping[str, Mapping[str, Any]]
     pm = session.pm
     shown = dict(budgets)
     doubts = {}
+    now_us = pm._now_us()
+    stale_s = _stale_seconds(pm)
     for device, meters in _meters_of_devices(pm, ()):
         if device.id not in budgets or "error" in budgets[device.id]:
             continue
-        doubts[device.id] = budget_doubt(meters, pm._now_us(), _stale_seconds(pm))
+        doubts[device.id] = budget_doubt(meters, now_us, stale_s)
         hours = _hours_of(pm, counted_meters(meters), 1)
         if not any(hours.values()) or _unmeasured(meters, hours):
             shown[device.id] = {**budgets[device.id], "consumption_24h_wh": None}

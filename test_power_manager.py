@@ -6479,12 +6479,14 @@ class TestFileThatIsGone:
         shutil.copyfile(path, other)
         pm = opened(path)
         before = everything(pm)
+        assert not pm.is_replaced()
         if how == "deleted":
             path.unlink()
         elif how == "replaced":
             os.replace(other, path)
         else:
             path.rename(tmp_path / "renamed.db")
+        assert pm.is_replaced()
         with pytest.raises(StorageError, match="deleted or replaced"):
             write(pm, meter_id)
         pm.close()

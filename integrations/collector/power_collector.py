@@ -2914,7 +2914,6 @@ class Journal:
         self._device_id = device_id
         self._clocks = clocks
         self.manager: PowerManager = self._open()
-        self._place = _place(db)
         self.registry = Registry(device_id, gone_after)
         self._readings: deque[PendingReading] = deque()
         self._happenings: deque[Happening] = deque(maxlen=1000)
@@ -2999,12 +2998,11 @@ class Journal:
 
     def _reopen_where_replaced(self) -> None:
         """Open the file again if its path now names another one, or none."""
-        if _place(self._db) == self._place:
+        if not self.manager.is_replaced():
             return
         manager = self._open()  # if that fails, the file may still come back
         self.manager.close()
         self.manager = manager
-        self._place = _place(self._db)
         self._forget_file()
         _log.warning("%s: deleted or replaced meanwhile: opened again", self.manager.db_path)
 
@@ -3159,15 +3157,6 @@ def _thresholds(device: power_manager.DeviceRecord) -> tuple[float, float]:
         power_manager.LOW_BATTERY_THRESHOLD if low is None else low,
         power_manager.CRITICAL_BATTERY_THRESHOLD if critical is None else critical,
     )
-
-
-def _place(path: str | os.PathLike[str]) -> tuple[int, int] | None:
-    """The device and inode of the file that a path names; None if there is no file."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _storable(time_of_day: float) -> float:

@@ -14,7 +14,6 @@ in their place, whatever the order in which the messages arrive.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -91,7 +90,6 @@ class Outbox:
 
     def __init__(self, pm: PowerManager, site: str = "") -> None:
         self._pm = pm
-        self._place = self._present_place()
         self._site = site
         self._events = pm.event_follower(FOLLOWER, from_start=True)
         self._file_id = ""
@@ -175,14 +173,7 @@ class Outbox:
 
     def is_replaced(self) -> bool:
         """Whether the path of the file names another one now, or none."""
-        return self._present_place() != self._place
-
-    def _present_place(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self._pm.db_path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
+        return self._pm.is_replaced()
 
     def reopen(self) -> None:
         """Open new lines: the stream is not the one that the present lines were opened in."""

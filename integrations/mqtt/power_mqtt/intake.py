@@ -20,7 +20,7 @@ from power_mqtt.joining import Joiner, Message, Reading
 from power_mqtt.mapping import Entry, Map, NoMeaning, Source
 from power_mqtt.notices import Arrived, Receipt
 from power_mqtt.payloads import WITH_CHARGE
-from power_mqtt.place import Place
+from power_mqtt.place import check_place
 
 MOST_METERS = 1000  # whoever may publish could fill the file with invented meters
 MOST_WAITING = 50_000  # readings that are kept while the file cannot be written
@@ -52,7 +52,6 @@ class Intake:
         self._maps = maps
         self._joiner = Joiner(maps)
         self._acknowledge = acknowledge
-        self._place = Place(pm.db_path)
         self._most_meters = most_meters
         self._meter_ids: dict[tuple[str, str, str], str] = {}
         self._readings: list[Reading] = []
@@ -191,7 +190,7 @@ class Intake:
 
     def check_file(self) -> None:
         """Raise MqttError if another file has taken the place of the one that is open."""
-        self._place.check()
+        check_place(self._pm)
 
     def _finish(self, readings: Iterable[Reading]) -> None:
         for reading in readings:

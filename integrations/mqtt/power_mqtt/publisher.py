@@ -25,7 +25,7 @@ from power_mqtt.options import Options
 from power_mqtt.others import Others
 from power_mqtt.parts import Availability, Look, Part, Said, States, Totals
 from power_mqtt.payloads import OFFLINE, ONLINE
-from power_mqtt.place import Place
+from power_mqtt.place import check_place
 from power_mqtt.suspicion import Suspicion
 
 POLL_SECONDS = 0.2  # between two questions whether the file has changed
@@ -81,7 +81,6 @@ class Publisher:
             meter_name=self._devices.meter_name,
         )
         self.parts = make_parts(pm, options)
-        self._place = Place(options.db)
         self._file_id = pm.file_id
         self._version: int | None = None
         self._is_stale = True  # the file has changed since its devices and meters were read
@@ -220,7 +219,7 @@ class Publisher:
             self._next_poll = now + LOOK_SECONDS
 
     def _poll(self, now: float) -> None:
-        self._place.check()
+        check_place(self._pm)
         version = self._pm.data_version()
         if version != self._version:
             self._check_line()

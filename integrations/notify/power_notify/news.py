@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -93,7 +92,6 @@ class Watch:
         self._store = store
         self._rules = rules
         self._clocks = clocks
-        self._place = _place_of(pm)
         self._file_id = pm.file_id
         # By device: the times of its meters' states, and when they changed, by the steady clock.
         self._heard: dict[str, tuple[str, float]] = {}
@@ -109,7 +107,7 @@ class Watch:
         Raises NotifyError if another file has taken this one's place: nothing more would happen in
         the file that is open.
         """
-        if _place_of(self._pm) != self._place:
+        if self._pm.is_replaced():
             raise NotifyError(
                 f"{self._pm.db_path}: this file was deleted or replaced: start power-notify again"
             )
@@ -330,15 +328,6 @@ class Watch:
         elif silence is None and now_s - heard_s >= (self._rules.silent_s or 0.0):
             changes.state.silent[device.id] = Silence(heard, newest)
             changes.items.append(Item(SILENT, device.id, device.name, newest, now_s - heard_s))
-
-
-def _place_of(pm: PowerManager) -> tuple[int, int] | None:
-    """The device and inode of the file that its path names; None: there is no file."""
-    try:
-        found = os.stat(pm.db_path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def threshold_of(meter: PowerMeter, level: AlertLevel) -> float:
