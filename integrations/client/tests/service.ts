@@ -20,14 +20,7 @@ const ENVIRONMENT = {
 };
 // Binds a port and does not listen there: only who may share it, as the service does, can listen, and
 // nobody gets it in the moments when the service is away.
-const HOLD_PORT = `
-import socket, sys
-held = socket.socket()
-held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-held.bind(("127.0.0.1", 0))
-print(held.getsockname()[1], flush=True)
-sys.stdin.read()
-`;
+const HOLD_PORT = join(ROOT, "integrations/service/tests/hold_port.py");
 /** How long to wait for what takes moments: only a failing test waits that long. */
 export const SOON = { timeout: 60_000 };
 
@@ -65,7 +58,7 @@ export function spawnPython(args: string[], stdio: SpawnOptions["stdio"]): Child
 
 /** A port that is nobody else's until it is released. */
 export async function holdPort(): Promise<{ port: number; release: () => void }> {
-  const holder = spawnPython(["-c", HOLD_PORT], ["pipe", "pipe", "inherit"]);
+  const holder = spawnPython([HOLD_PORT], ["pipe", "pipe", "inherit"]);
   const printed = await new Promise((got) => holder.stdout?.once("data", got));
   return { port: Number(String(printed)), release: () => void holder.kill("SIGKILL") };
 }

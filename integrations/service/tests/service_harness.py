@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 import forked
 import httpx2
 from forked import Forked
+from hold_port import held_port
 from power_service.tokens import Scope, TokenFile
 
 _T = TypeVar("_T")
@@ -36,18 +36,6 @@ def eventually(check: Callable[[], _T], seconds: float = SOON) -> _T:
             return result
         assert time.monotonic() < deadline, f"not within {seconds} s: {check}"
         time.sleep(0.02)
-
-
-def held_port() -> socket.socket:
-    """A socket that has a free port of this machine, and does not listen there.
-
-    As long as it is open, no other program is given that port, and one that is told to listen there
-    can, time and again.
-    """
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(("127.0.0.1", 0))
-    return holder
 
 
 @contextlib.contextmanager

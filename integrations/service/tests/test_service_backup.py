@@ -267,19 +267,24 @@ class TestCommand:
         assert message in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.fixture
+    def target(
+        self, service: Service, filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Path:
+        """Where a copy of more than 500,000 bytes goes; the token for it is in the environment."""
+        assert filled.stat().st_size > 500_000
+        monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))
+        return tmp_path / "copy.db"
+
     def test_a_disk_that_is_full(
         self,
         service: Service,
-        filled: Path,
+        target: Path,
         tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         """The copy is named, as the service is not at fault; an older one stays."""
-        assert filled.stat().st_size > 500_000
-        target = tmp_path / "copy.db"
         target.write_text("an older copy")
-        monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))
         with small_disk(100_000):
             assert cli.main(["backup", str(target), "--url", service.url]) == 1
         reason = "File too large; free some space, then try again"
@@ -289,15 +294,12 @@ class TestCommand:
     def test_a_disk_that_fails(
         self,
         service: Service,
-        filled: Path,
+        target: Path,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         """Whatever is wrong with it: the copy is named, and not the service."""
-        assert filled.stat().st_size > 500_000
-        target = tmp_path / "copy.db"
-        monkeypatch.setenv("POWER_SERVICE_TOKEN", service.token("admin"))
         monkeypatch.setattr(backup, "replace_file", on_a_broken_disk)
         assert cli.main(["backup", str(target), "--url", service.url]) == 1
         assert capsys.readouterr().err == f"power-service: {target}: {os.strerror(errno.EIO)}\n"

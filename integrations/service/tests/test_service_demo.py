@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 from conftest import Start
+from hold_port import held_port
 from power_service import cli
 from power_service.demo import DAYS, RECENT_DAYS, Demo
 from power_service.pages import HOW_TO_BUILD
 from power_service.settings import Settings
-from service_harness import ENVIRONMENT, SERVICE, SOON, eventually, held_port
+from service_harness import ENVIRONMENT, SERVICE, SOON, eventually
 
 from power_manager import PowerManager
 

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from service_harness import ENVIRONMENT, held_port
+from hold_port import held_port
+from service_harness import ENVIRONMENT
 
 # Like a run of the tests: it has a service forked, and ends.
 RUN = """

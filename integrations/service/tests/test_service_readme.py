@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hold_port import held_port
 from power_service import cli
-from service_harness import ENVIRONMENT, SERVICE, held_port
+from service_harness import ENVIRONMENT, SERVICE
 
 README = (SERVICE / "README.md").read_text(encoding="utf-8")
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import uvicorn
+from hold_port import held_port
 from power_service import server
 from power_service.listener import CannotListen, Listener, bind
 from power_service.settings import Settings
-from service_harness import SOON, held_port
+from service_harness import SOON
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 

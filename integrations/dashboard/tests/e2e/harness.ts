@@ -23,14 +23,7 @@ export const DEADLINE = 120_000;
 
 // Binds a port and does not listen there: only who may share it, as the service does, can listen, and
 // nobody gets it in the moments when the service is away.
-const HOLD_PORT = `
-import socket, sys
-held = socket.socket()
-held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-held.bind(("127.0.0.1", 0))
-print(held.getsockname()[1], flush=True)
-sys.stdin.read()
-`;
+const HOLD_PORT = join(REPOSITORY, "integrations/service/tests/hold_port.py");
 
 /** What check returns as soon as it is true; fails after the deadline. */
 export async function eventually<T>(
@@ -71,7 +64,7 @@ export function directory(): string {
 
 /** A port that is nobody else's until the test ends. */
 async function holdPort(): Promise<number> {
-  const holder = spawn(PYTHON, ["-c", HOLD_PORT], { stdio: ["pipe", "pipe", "inherit"] });
+  const holder = spawn(PYTHON, [HOLD_PORT], { stdio: ["pipe", "pipe", "inherit"] });
   onTestFinished(async () => {
     holder.kill("SIGKILL");
     await ended(holder);
